@@ -1,0 +1,190 @@
+"""What is asked of the source database: who it is, what a dump will hold, what its role may not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from include.backup.model import ServerIdentity
+from include.errors import MaintenanceError
+
+if TYPE_CHECKING:
+    from include.postgres.dsn import Dsn
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+# What pg_dump leaves out by itself: system schemas, other sessions' temporary tables, and members of an extension
+# whose rows the extension did not ask to be dumped (extconfig).
+_DUMPED_CLASSES = """
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relpersistence <> 't'
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+          AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND NOT c.oid = ANY (COALESCE(e.extconfig, '{}')))
+"""
+
+_TABLES = f"SELECT c.oid::bigint, n.nspname, c.relname {_DUMPED_CLASSES} AND c.relkind = 'r' ORDER BY 2, 3"
+
+_TABLE_BYTES = (
+    f"SELECT COALESCE(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint {_DUMPED_CLASSES} AND c.relkind IN ('r', 'm')"
+)
+
+_UNREADABLE = f"""
+    SELECT CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'm' THEN 'materialized view' ELSE 'table' END,
+           pg_catalog.format('%I.%I', n.nspname, c.relname),
+           CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN 'no USAGE on the schema'
+                WHEN NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'no SELECT'
+                ELSE 'row-level security would hide rows' END
+    {_DUMPED_CLASSES} AND c.relkind IN ('r', 'p', 'm', 'S')
+      AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+           OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
+           OR (c.relkind IN ('r', 'p') AND pg_catalog.row_security_active(c.oid)))
+    UNION ALL
+    SELECT 'large object', l.oid::text, 'no SELECT'
+    FROM pg_catalog.pg_largeobject_metadata l
+    WHERE NOT pg_catalog.pg_has_role(l.lomowner, 'USAGE')
+      AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(l.lomacl) a WHERE a.privilege_type = 'SELECT'
+                      AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))
+    ORDER BY 1, 2
+"""  # noqa: S608
+
+_ROLES = """
+    SELECT rolname FROM pg_catalog.pg_roles WHERE oid IN (
+      SELECT refobjid FROM pg_catalog.pg_shdepend
+      WHERE refclassid = 'pg_catalog.pg_authid'::regclass
+        AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+      UNION SELECT relowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace
+      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+      UNION SELECT proowner FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = pronamespace
+      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+      UNION SELECT nspowner FROM pg_catalog.pg_namespace
+      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
+    ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows the dump will hold."""
+
+    oid: int
+    schema_name: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one snapshot of the source holds.
+
+    Args:
+        tables: those with rows in the archive, ordered by schema and name.
+        extensions: name to version.
+        roles: roles that owners and grants name: a restore needs them.
+        schema_revision: the applied revision, or None where there is no revision table.
+    """
+
+    tables: tuple[Table, ...]
+    extensions: dict[str, str]
+    roles: tuple[str, ...]
+    schema_revision: str | None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An object that would make the dump fail, or worse, be silently incomplete."""
+
+    kind: str
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({self.problem})"
+
+
+def connect(dsn: Dsn, *, database: str) -> Connection:
+    """Open a session on the source.
+
+    Raises:
+        MaintenanceError: with the server's reason; transient only where the server could not be reached.
+    """
+    try:
+        return dsn.connect()
+    except psycopg.OperationalError as error:
+        reason = " / ".join(str(error).strip().splitlines()) or type(error).__name__
+        refused = _is_refusal(reason)
+        raise MaintenanceError(
+            f"cannot connect to {dsn}: {reason}",
+            database=database,
+            untouched="nothing was written, earlier backups are as they were",
+            remedy="correct user or password of the Airflow connection, or the server's pg_hba.conf"
+            if refused
+            else "check that the server is up and that this machine reaches it; the task tries again by itself",
+            transient=not refused,
+        ) from error
+
+
+def _is_refusal(reason: str) -> bool:
+    # A failed connection has no SQLSTATE in psycopg, only libpq's text (the server's part in its lc_messages).
+    words = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "not permitted to log in")
+    return any(word in reason for word in words) or "no password supplied" in reason
+
+
+def identity(connection: Connection) -> ServerIdentity:
+    """Which server and database this is; the system identifier is None where the role may not read it."""
+    version, major, name, allowed = _row(
+        connection,
+        "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, "
+        "current_database(), has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')",
+    )
+    system = str(_row(connection, "SELECT system_identifier FROM pg_control_system()")[0]) if allowed else None
+    return ServerIdentity(system_identifier=system, database=name, version=version.split()[0], major=major)
+
+
+def contents(connection: Connection, *, revision_table: str) -> Contents:
+    """What the connection's present snapshot holds."""
+    tables = connection.execute(_TABLES).fetchall()
+    extensions = connection.execute("SELECT extname, extversion FROM pg_catalog.pg_extension ORDER BY 1").fetchall()
+    roles = connection.execute(_ROLES).fetchall()
+    return Contents(
+        tables=tuple(Table(*row) for row in tables),
+        extensions=dict(extensions),
+        roles=tuple(name for (name,) in roles),
+        schema_revision=_revision(connection, revision_table),
+    )
+
+
+def _revision(connection: Connection, revision_table: str) -> str | None:
+    schema, table = revision_table.split(".")
+    found = _row(connection, "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", schema, table)[0]
+    if not found:
+        return None
+    query = sql.SQL("SELECT string_agg(version_num, ', ' ORDER BY version_num) FROM {}")
+    row = connection.execute(query.format(sql.Identifier(schema, table))).fetchone()
+    return row[0] if row else None
+
+
+def table_bytes(connection: Connection) -> int:
+    """Size on disk of all that the dump will read, in bytes, indexes aside."""
+    return int(_row(connection, _TABLE_BYTES)[0])
+
+
+def unreadable(connection: Connection) -> tuple[Unreadable, ...]:
+    """Everything in the database that this role cannot dump whole."""
+    return tuple(Unreadable(*row) for row in connection.execute(_UNREADABLE).fetchall())
+
+
+def behind_pooler(connection: Connection) -> bool:
+    """Whether something answers in the server's place: the process number it announced is not the server's."""
+    return bool(connection.info.backend_pid != _row(connection, "SELECT pg_backend_pid()")[0])
+
+
+def _row(connection: Connection, query: str, *values: object) -> tuple[Any, ...]:
+    row = connection.execute(query.encode(), values or None).fetchone()
+    if row is None:
+        raise AssertionError(query)
+    return row

@@ -1,0 +1,101 @@
+"""Airflow's connections turned into the plain things that the other rooms work with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from include.backup.stores.url import parse_url
+from include.errors import MaintenanceError
+from include.postgres.dsn import Dsn
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from include.backup.stores.base import Store
+    from include.config.settings import StoreSettings
+
+# Extras of Airflow's postgres connection that are not libpq parameters.
+_NOT_LIBPQ = frozenset({"cursor", "iam", "redshift", "azure_conn_id", "aws_conn_id", "sqlalchemy_scheme", "json"})
+
+
+def find(conn_id: str) -> Connection | None:
+    """An Airflow connection, or None where it is not configured."""
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return None
+
+
+def postgres_dsn(conn_id: str, *, database: str | None = None) -> Dsn:
+    """What an Airflow connection of type postgres says.
+
+    Args:
+        conn_id: the connection.
+        database: the configured name of the database it is for, for the error's sake.
+
+    Raises:
+        MaintenanceError: there is no such connection, or it lacks something.
+    """
+    connection = find(conn_id)
+    if connection is None:
+        raise _unusable(conn_id, "does not exist", database)
+    missing = [name for name in ("host", "login", "schema") if not getattr(connection, name)]
+    if missing:
+        names = {"login": "login (the role)", "schema": "schema (the database's name)", "host": "host"}
+        raise _unusable(conn_id, f"has no {', '.join(names[name] for name in missing)}", database)
+    options = {
+        name: str(value)
+        for name, value in connection.extra_dejson.items()
+        if name not in _NOT_LIBPQ and value is not None
+    }
+    return Dsn(
+        host=str(connection.host),
+        port=connection.port or 5432,
+        dbname=str(connection.schema),
+        user=str(connection.login),
+        password=connection.password,
+        options=options,
+    )
+
+
+def _unusable(conn_id: str, problem: str, database: str | None) -> MaintenanceError:
+    return MaintenanceError(
+        f"the Airflow connection `{conn_id}` {problem}",
+        database=database,
+        untouched="nothing was read or written",
+        remedy=f"set it under Admin > Connections (type Postgres) or as AIRFLOW_CONN_{conn_id.upper()}",
+    )
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """The store that the configuration names, with the credentials of its Airflow connection.
+
+    Without that connection S3 and GCS use what the machine itself offers (instance role, environment).
+    """
+    url = parse_url(settings.url)
+    if url.scheme == "file":
+        from include.backup.stores.local import LocalStore
+
+        return LocalStore(url.path)
+    conn_id = settings.connection if find(settings.connection) is not None else None
+    if url.scheme == "gs":
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        from include.backup.stores.gcs import GcsStore
+
+        # The provider's own default is a connection that need not exist: an empty one means the machine's credentials.
+        return GcsStore(GCSHook(gcp_conn_id=conn_id or "").get_conn(), bucket=url.bucket, prefix=url.prefix)
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    from include.backup.stores.s3 import S3Store, client_config
+
+    hook = S3Hook(aws_conn_id=conn_id)
+    endpoint = hook.conn_config.get_service_endpoint_url("s3")
+    ours = client_config(path_style=endpoint is not None)
+    # What the operator put into the connection's config_kwargs stands over our defaults.
+    config = ours.merge(hook.conn_config.botocore_config) if hook.conn_config.botocore_config else ours
+    client = S3Hook(aws_conn_id=conn_id, config=config).get_conn()
+    return S3Store(client, bucket=url.bucket, prefix=url.prefix, max_parts=settings.max_parts)
