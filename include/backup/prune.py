@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from include.backup.model import CatalogEntry, Manifest, Verification
+from include.backup.catalog import NoSuchBackupError, UnreadableManifestError, read_manifest
+from include.backup.model import CatalogEntry, Verification
 from include.backup.stores.base import MissingObjectError, StoreError
 from include.backup.sweep import owner
 from include.errors import MaintenanceError
@@ -15,7 +16,7 @@ from include.errors import MaintenanceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from include.backup.model import BackupId
+    from include.backup.model import BackupId, Manifest
     from include.backup.retention import Decision, RetentionPlan
     from include.backup.stores.base import Store, StoredObject
 
@@ -102,14 +103,10 @@ def _parts(backup: BackupId, store: Store) -> list[StoredObject]:
 def _planned_manifest(decision: Decision, store: Store) -> Manifest | str:
     """The manifest as it is now, or why it is not the one that was planned for."""
     try:
-        manifest = Manifest.model_validate_json(store.get(decision.backup.manifest_key))
-    except MissingObjectError:
-        return "its manifest is gone"
-    except ValidationError:
-        return "its manifest cannot be read"
-    if (manifest.id, manifest.sha256) != (decision.backup.stem, decision.sha256):
-        return "another backup has taken its place"
-    return manifest
+        manifest = read_manifest(store, decision.backup)
+    except (NoSuchBackupError, UnreadableManifestError) as error:
+        return error.what
+    return manifest if manifest.sha256 == decision.sha256 else "another backup has taken its place"
 
 
 def _no_longer_to_drop(decision: Decision, store: Store) -> str | None:

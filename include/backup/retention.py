@@ -135,15 +135,17 @@ def plan(entries: Sequence[CatalogEntry], policy: Policy, *, now: datetime) -> R
         A decision for every entry.
 
     Raises:
-        ValueError: entries of several databases, or a `now` without time zone.
+        ValueError: entries of several databases, one backup twice, or a `now` without time zone.
     """
     if now.utcoffset() is None:
         raise ValueError("now has no time zone")
     databases = sorted({entry.manifest.database for entry in entries})
     if len(databases) > 1:
         raise ValueError(f"a retention plan is for one database, not {', '.join(databases)}")
+    if len({entry.backup_id for entry in entries}) < len(entries):
+        raise ValueError("a backup is listed twice; one of them would seem superseded by the other")
 
-    newest_first = sorted(entries, key=lambda entry: entry.manifest.created_at, reverse=True)
+    newest_first = sorted(entries, key=lambda entry: (entry.manifest.created_at, entry.manifest.id), reverse=True)
     stopped = _why_stopped(newest_first, now)
     decisions: list[Decision] = []
     for tier in Tier:
@@ -156,19 +158,15 @@ def plan(entries: Sequence[CatalogEntry], policy: Policy, *, now: datetime) -> R
 
 
 def _why_stopped(entries: Sequence[CatalogEntry], now: datetime) -> str | None:
-    seen: set[str] = set()
     for entry in entries:
-        stem = entry.backup_id.stem
-        if stem in seen or entry.manifest.id != stem:
-            return f"the manifest of {stem} has another backup's name in it, so nothing is dropped until that is mended"
-        seen.add(stem)
         times = [entry.manifest.created_at, entry.manifest.finished_at]
         if entry.verification is not None:
             times.append(entry.verification.verified_at)
-        if max(times) > now + CLOCK_SKEW:
+        latest = max(times)
+        if latest > now + CLOCK_SKEW:
             return (
-                f"{stem} or its verification is dated {_written(max(times))}, but now it is {_written(now)}: a clock "
-                "is or was wrong, so ages mean nothing, and nothing is dropped until that time has come"
+                f"{entry.backup_id} or its verification is dated {_written(latest)}, but now it is {_written(now)}: "
+                "a clock is or was wrong, so ages mean nothing, and nothing is dropped until that time has come"
             )
     return None
 
