@@ -6,10 +6,9 @@ STAMP := $(VENV)/.stamp
 STACK := $(BIN)/python -m include.stack
 # requirements-dev.txt includes requirements.txt.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
-CHECKED := include dags plugins tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down status password test lint types format lock lock-check clean ci
+.PHONY: help venv demo up down status password env test lint types docs format lock lock-check clean ci
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +40,9 @@ status: $(STAMP) ## Show what runs
 password: $(STAMP) ## Print the password of Airflow's user admin
 	@$(STACK) password
 
+env: $(STAMP) ## Print the environment that python -m include.cli needs
+	@$(STACK) env
+
 test: $(STAMP) ## Run all tests against real servers
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -50,6 +52,9 @@ lint: $(STAMP) ## Check style and formatting
 
 types: $(STAMP) ## Check types
 	@$(BIN)/mypy
+
+docs: $(STAMP) ## Write docs/dags.md from the DAGs' docstrings
+	@$(BIN)/python -m tests.dags.dags_page
 
 format: $(STAMP) ## Format the code and apply safe corrections
 	@$(BIN)/ruff format .
