@@ -68,9 +68,10 @@ def form(databases: Sequence[str]) -> dict[str, Param]:
             title="Keep for ever",
             description="Pruning never removes this backup, and it takes no place from the regular ones.",
         ),
+        # An empty string would count as missing, and the form could not be sent.
         "reason": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Reason",
             description="Why this backup is made; stands in its manifest. Needed where it is kept for ever.",
             maxLength=500,
@@ -87,7 +88,8 @@ def backup_dag(tier: Tier, databases: Sequence[str]) -> DAG:
         dag_display_name=f"Backup, {tier}",
         description=f"Dumps, verifies and prunes every database, {when}.",
         doc_md=__doc__,
-        schedule=CronTriggerTimetable(schedule, timezone="UTC"),
+        # Without the 0 a DAG seen for the first time soon after its hour would start at once.
+        schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0)),
         catchup=False,
         max_active_runs=1,
         max_active_tasks=2,
@@ -124,9 +126,10 @@ def backup_dag(tier: Tier, databases: Sequence[str]) -> DAG:
 
         @task_group
         def database(name: str) -> None:
-            checked, dumped = preflight(name), dump(name)
+            # By keyword: the UI's names of the mapped rows are rendered from these.
+            checked, dumped = preflight(name=name), dump(name=name)
             checked >> dumped
-            verify(name, dumped) >> prune(name)  # type: ignore[arg-type] # it becomes the dictionary at run time
+            verify(name=name, dumped=dumped) >> prune(name=name)  # type: ignore[arg-type] # it becomes the dictionary at run time
 
         @task(trigger_rule="all_done", retries=0)
         def report(ti: Any = None) -> dict[str, dict[str, Any]]:

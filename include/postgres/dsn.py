@@ -35,7 +35,13 @@ class Dsn:
 
     def parameters(self) -> dict[str, str]:
         """Libpq parameters without the password: fit for an argument list, an environment or a message."""
-        defaults = {"connect_timeout": "10", "application_name": APPLICATION_NAME}
+        # Keepalives, because the session that holds a snapshot is idle for hours, and firewalls drop idle sessions.
+        defaults = {
+            "connect_timeout": "10",
+            "application_name": APPLICATION_NAME,
+            "keepalives_idle": "60",
+            "keepalives_interval": "30",
+        }
         return {
             **defaults,
             **self.options,

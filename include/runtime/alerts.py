@@ -56,6 +56,10 @@ def task_failed(context: Context) -> None:
     if not isinstance(exception, BaseException) or isinstance(exception, RunFailedError):
         return
     instance: Any = context["ti"]
+    if instance.get_dagrun_state(instance.dag_id, instance.run_id) == "failed":
+        # A run is failed before its tasks are stopped only where it took too long: `run_timed_out` tells that.
+        log.warning("not told: this task failed because its run was stopped")
+        return
     database = exception.database if isinstance(exception, MaintenanceError) else None
     send(_alert(exception, instance.dag_id, instance.task_id, instance.log_url, database or _mapped_name(instance)))
     instance.xcom_push(key=TOLD, value=True)

@@ -204,7 +204,7 @@ def report(tier: Tier, databases: Sequence[str], instance: Any) -> dict[str, dic
                     )
                 )
     if failed:
-        raise alerts.RunFailedError(f"failed: {', '.join(failed)}; of the others each was finished ({summary})")
+        raise alerts.RunFailedError(f"failed: {', '.join(failed)}; the other databases were finished")
     return summary
 
 

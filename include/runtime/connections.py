@@ -17,8 +17,30 @@ if TYPE_CHECKING:
     from include.backup.stores.base import Store
     from include.config.settings import StoreSettings
 
-# Extras of Airflow's postgres connection that are not libpq parameters.
-_NOT_LIBPQ = frozenset({"cursor", "iam", "redshift", "azure_conn_id", "aws_conn_id", "sqlalchemy_scheme", "json"})
+# Extras that go on to libpq. None of them is a secret: they stand in pg_dump's argument list.
+_LIBPQ = frozenset(
+    {
+        "application_name",
+        "channel_binding",
+        "client_encoding",
+        "connect_timeout",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "krbsrvname",
+        "options",
+        "require_auth",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "target_session_attrs",
+        "tcp_user_timeout",
+    }
+)
 
 
 def find(conn_id: str) -> Connection | None:
@@ -46,11 +68,13 @@ def postgres_dsn(conn_id: str, *, database: str | None = None) -> Dsn:
     if missing:
         names = {"login": "login (the role)", "schema": "schema (the database's name)", "host": "host"}
         raise _unusable(conn_id, f"has no {', '.join(names[name] for name in missing)}", database)
-    options = {
-        name: str(value)
-        for name, value in connection.extra_dejson.items()
-        if name not in _NOT_LIBPQ and value is not None
-    }
+    extras = {name: value for name, value in connection.extra_dejson.items() if value not in {None, ""}}
+    if unknown := sorted(extras.keys() - _LIBPQ):
+        allowed = ", ".join(sorted(_LIBPQ))
+        raise _unusable(
+            conn_id, f"has extras that cannot be used here: {', '.join(unknown)} (allowed: {allowed})", database
+        )
+    options = {name: str(value) for name, value in extras.items()}
     return Dsn(
         host=str(connection.host),
         port=connection.port or 5432,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             return _status(stack, console)
         case "password":
             print(stack.airflow.password)
+        case "env":
+            for name, value in _environment(stack).items():
+                print(f"export {name}={shlex.quote(value)}")
         case "down":
             with Steps(console) as steps:
                 stack.down(steps)
@@ -79,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "status": "what runs; exit status 0 only where everything does",
         "demo": f"up, then run {DEMO_DAG} once and show the backups",
         "password": "print the password of Airflow's user",
+        "env": "print the environment for python -m include.cli",
         "clean": "stop everything and delete all that was made",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -111,16 +116,25 @@ def _demo(stack: EmbeddedStack, console: Console) -> int:
             _print_failures(api, run_id, console)
             return 1
     console.print()
-    environment = {
-        **os.environ,
-        "NIGHT_PORTER_CONFIG": str(stack.config_file),
-        "AIRFLOW_HOME": str(stack.airflow.home),
-    }
-    backups = subprocess.run([sys.executable, "-m", "include.cli", "backups"], check=False, cwd=ROOT, env=environment)
+    backups = subprocess.run(
+        [sys.executable, "-m", "include.cli", "backups"],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **_environment(stack)},
+    )
     console.print(
         f"\nThe run in Airflow: {stack.airflow.url}/dags/{DEMO_DAG}/runs/{run_id}", markup=False, soft_wrap=True
     )
     return backups.returncode
+
+
+def _environment(stack: EmbeddedStack) -> dict[str, str]:
+    """What the command line needs to look at this stack."""
+    return {
+        "NIGHT_PORTER_CONFIG": str(stack.config_file),
+        "AIRFLOW_HOME": str(stack.airflow.home),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
 
 
 class _Watcher:
