@@ -80,8 +80,9 @@ def backup(
             _verify(settings, store, manifest.backup_id, manifest.bytes)
             done.append(manifest.id)
         failed = failed or bool(failure)
-    _print_backups(_entries(settings, names, only=set(done)), as_json=as_json)
-    raise typer.Exit(int(failed))
+    with _failure_shown() as failure:
+        _print_backups(_entries(settings, names, only=set(done)) if done else [], as_json=as_json)
+    raise typer.Exit(int(failed or bool(failure)))
 
 
 @app.command()
@@ -122,8 +123,10 @@ def verify(
             _verify(settings, store, each, read_manifest(store, each).bytes)
         failed = failed or bool(failure)
     chosen = {each.stem for each in wanted}
-    _print_backups(_entries(settings, sorted({each.database for each in wanted}), only=chosen), as_json=as_json)
-    raise typer.Exit(int(failed))
+    with _failure_shown() as failure:
+        found = _entries(settings, sorted({each.database for each in wanted}), only=chosen)
+        _print_backups(found, as_json=as_json)
+    raise typer.Exit(int(failed or bool(failure)))
 
 
 @app.command()

@@ -56,13 +56,13 @@ def moto_server(log: Path) -> Iterator[ObjectServer]:
 
 
 @contextmanager
-def rclone_server(folder: Path, log: Path) -> Iterator[ObjectServer]:
+def rclone_server(folder: Path, log: Path, *, flags: Sequence[str] = ()) -> Iterator[ObjectServer]:
     """S3 over a folder, whose sub-folders are the buckets; checks signatures."""
     port = free_port()
     rclone = str(Path(sys.executable).with_name("rclone"))
     command = [
         rclone, "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}",
-        str(folder),
+        *flags, str(folder),
     ]  # fmt: skip
     keys = {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'}
     with _running("rclone", command, port, log, environment=keys) as server:

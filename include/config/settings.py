@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIG_VARIABLE = "NIGHT_PORTER_CONFIG"
+CONNECTION_ID = r"^[\w.-]{1,200}$"
+_LONGEST_SHOWN = 40
 DEFAULT_CONFIG = Path(__file__).with_name("maintenance.yaml")
 
 
@@ -39,7 +41,7 @@ class StoreSettings(Section):
     """
 
     url: Annotated[str, AfterValidator(_known_store)]
-    connection: str = "backup_store"
+    connection: str = Field(default="backup_store", pattern=CONNECTION_ID)
     max_parts: int = Field(default=10_000, ge=100, le=10_000)
 
 
@@ -60,7 +62,7 @@ class DatabaseSettings(DumpOptions):
         tiers: which scheduled backups it takes part in.
     """
 
-    connection: str
+    connection: str = Field(pattern=CONNECTION_ID)
     tiers: tuple[Tier, ...] = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)
 
     @field_validator("tiers", mode="before")
@@ -113,8 +115,12 @@ def read(path: Path) -> Settings:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}. {CONFIG_VARIABLE} names the file.") from error
+    except yaml.MarkedYAMLError as error:
+        # Without the line itself, which may hold anything.
+        place = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
+        raise ConfigError(f"{path}: not YAML: {error.problem} in {place}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}: not YAML: {type(error).__name__}") from None
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
@@ -129,10 +135,18 @@ def _explain(path: Path, error: ValidationError) -> str:
             allowed = ", ".join(_allowed_keys(problem["loc"][:-1]))
             lines.append(f"  {key}: unknown key; allowed here: {allowed}")
         else:
-            # A validator's own text names the value where that is safe; a pasted key or password is not repeated.
-            value = "" if problem["type"] == "value_error" else f" = {problem['input']!r}"
+            # A validator's own text names the value where that is safe.
+            value = "" if problem["type"] == "value_error" else f" = {_shown(problem['input'])}"
             lines.append(f"  {key}{value}: {problem['msg']}")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    """A wrong value, unless it may hold a secret that was put into the wrong place."""
+    if value and isinstance(value, dict | list):
+        return "(a mapping)" if isinstance(value, dict) else "(a list)"
+    text = repr(value)
+    return "(not repeated here: it may hold a secret)" if len(text) > _LONGEST_SHOWN or "@" in text else text
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:

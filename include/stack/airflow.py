@@ -241,6 +241,11 @@ class AirflowServer:
                 progress(f"waiting for {', '.join(missing)}")
             # The execution API is built at its first request, which takes seconds: not during the first task.
             client.get("/execution/health")
+        try:
+            self.api().close()
+        except MaintenanceError:
+            self.stop()  # another server took the port between our look and our start, and answered in our place
+            raise
 
 
 def _missing(client: httpx.Client, began: datetime) -> list[str]:

@@ -64,6 +64,10 @@ class AirflowApi:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session."""
         self._client.close()
 
     def wait_for_dag(self, dag_id: str, *, seconds: float = 60) -> None:

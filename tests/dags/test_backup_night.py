@@ -59,7 +59,7 @@ def test_a_wrong_password_fails_one_database_at_once_and_the_others_are_finished
         assert len(night.backups(database)) == len(before[database]) + 1
     assert night.backups("alpha") == before["alpha"]
     (message,) = [str(each["text"]) for each in night.slack.messages[told:]]
-    for words in ("alpha", "password authentication failed", "nothing was written", "correct user or password"):
+    for words in ("alpha", "password authentication failed", "nothing was written", "correct the Airflow connection"):
         assert words in message
     assert f"/dags/backup_daily/runs/{run_id.split(':')[0]}" in message
     assert "/mapped/0" in message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -177,12 +176,8 @@ def test_a_service_that_loses_bytes_is_found_out_and_the_object_removed(proxy: P
     def shorten(request: Request) -> Answer | None:
         if request.method == "PUT" and not request.query:
             request.body = request.body[:50]
-            request.headers["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD"
-            request.headers.pop("X-Amz-Content-SHA256", None)
         return None
 
-    if proxy.name == "rclone":
-        pytest.skip("NOT RUN: rclone checks the body's hash itself, so nothing can be lost on the way")
     proxy.before = shorten
     with pytest.raises(StoreError, match="accepted 100 bytes and then showed 50"):
         store.put(KEY, bytes(100))
@@ -333,15 +328,7 @@ def test_a_killed_writer_leaves_nothing_listed_and_its_remains_are_found_and_rem
     assert holds_nothing(store)
 
 
-def test_parts_are_signed_with_the_hash_of_their_bytes(proxy: Proxy, store: S3Store) -> None:
-    data = os.urandom(PART + 1)
-    upload(store, data)
-    hashes = {
-        request.query["partNumber"][0]: request.headers["X-Amz-Content-SHA256"]
-        for request in proxy.seen
-        if "partNumber" in request.query
-    }
-    assert hashes == {
-        "1": hashlib.sha256(data[:PART]).hexdigest(),
-        "2": hashlib.sha256(data[PART:]).hexdigest(),
-    }
+def test_parts_are_not_hashed_a_second_time_for_the_signature(proxy: Proxy, store: S3Store) -> None:
+    upload(store, os.urandom(PART + 1))
+    hashes = {request.headers["X-Amz-Content-SHA256"] for request in proxy.seen if "partNumber" in request.query}
+    assert hashes == {"UNSIGNED-PAYLOAD"}
