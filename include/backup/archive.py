@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
+import re
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from include.backup import source
 from include.backup.model import StoredFile
 from include.errors import MaintenanceError
 from include.postgres import tools as client
@@ -30,15 +33,20 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
+log = logging.getLogger(__name__)
+
 PIPE_BYTES = 1024 * 1024
 STAGING_PREFIX = "night-porter-staging-"
 STAGING_LEFTOVER_SECONDS = 2 * 24 * 3600.0
+UNTOUCHED = "nothing is listed as a backup; earlier backups are as they were"
 _CONNECTION_LOST = (
     "server closed the connection",
     "connection to server",
     "no connection to the server",
     "terminating connection",
 )
+# What --lock-wait-timeout sets is the statement's timeout.
+_LOCK_FAILURE = re.compile(r"timeout.*LOCK TABLE")
 
 
 @dataclass
@@ -107,7 +115,17 @@ class DumpJob:
             MaintenanceError: pg_dump failed, was killed or took too long, or the store failed; no archive is visible
                 in the store then (of a directory, files may be: they belong to no manifest).
         """
-        return self._directory() if self.options.archive.format == "directory" else self._custom()
+        if self.options.archive.format == "custom":
+            return self._custom()
+        try:
+            return self._directory()
+        except OSError as error:
+            raise MaintenanceError(
+                f"the staging folder {self.options.archive.staging} cannot be used: {error}",
+                database=self.backup.database,
+                untouched=UNTOUCHED,
+                remedy="create it on every machine that runs tasks, with room for a dump and writable for its account",
+            ) from error
 
     def _custom(self) -> tuple[StoredFile, ...]:
         """Stream one archive straight to the store; nothing touches the local disk."""
@@ -160,7 +178,7 @@ class DumpJob:
         command = [
             self.tools.path("pg_dump"),
             f"--snapshot={self.snapshot}",
-            f"--compress={self.options.archive.compression}",
+            client.compress_option(self.tools, self.options.archive.compression),
             f"--lock-wait-timeout={self.options.lock_timeout_seconds * 1000}",
             *arguments,
         ]
@@ -172,8 +190,12 @@ class DumpJob:
 
             def check() -> None:
                 failure = client.outcome(process, stderr)
+                if failure is not None and _LOCK_FAILURE.search(failure):
+                    raise _lock_error(self.dsn, self.backup.database, self.options.lock_timeout_seconds)
                 if failure is not None:
                     raise _error(failure, self.backup.database, overdue=overdue.is_set())
+                for message in client.messages(stderr):  # with success, warnings: what it left out, and why
+                    log.warning("%s: %s", self.backup.database, message)
 
             yield process, check
 
@@ -207,7 +229,8 @@ def _copy_encrypted(source: FileIO, meter: Meter, recipients: tuple[str, ...]) -
 def _widen(pipe: IO[bytes]) -> None:
     # 64 KiB is Linux's default; a larger pipe lets pg_dump go on while a part is handed over. Elsewhere it stays.
     if hasattr(fcntl, "F_SETPIPE_SZ"):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        with suppress(OSError):  # an account's pipes may hold so much together, and no more
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 @contextmanager
@@ -228,21 +251,33 @@ def _deadline(process: subprocess.Popen[bytes], options: DumpOptions) -> Iterato
 
 
 def _error(failure: str, database: str, *, overdue: bool) -> MaintenanceError:
-    untouched = "nothing is listed as a backup; earlier backups are as they were"
     if overdue:
         return MaintenanceError(
             "the dump took longer than dump_timeout_minutes allows and was stopped",
             database=database,
-            untouched=untouched,
+            untouched=UNTOUCHED,
             remedy="raise dump_timeout_minutes, or dump in parallel (archive: {format: directory, …})",
         )
     lost = any(words in failure for words in _CONNECTION_LOST)
     return MaintenanceError(
         f"the dump failed: {failure}",
         database=database,
-        untouched=untouched,
+        untouched=UNTOUCHED,
         remedy=_remedy(failure, lost=lost),
         transient=lost,
+    )
+
+
+def _lock_error(dsn: Dsn, database: str, waited_seconds: int) -> MaintenanceError:
+    # pg_dump's own message names every table of the database: it asks for all locks in one statement.
+    with source.connect(dsn, database=database) as connection:
+        held = ", ".join(source.exclusively_locked(connection))
+    return MaintenanceError(
+        f"pg_dump got no lock on every table within {waited_seconds} s; exclusively locked: {held or 'none any more'}",
+        database=database,
+        untouched=UNTOUCHED,
+        remedy="end the session that holds the lock, or run the backup when its work is over",
+        transient=True,
     )
 
 
@@ -253,8 +288,6 @@ def _remedy(failure: str, *, lost: bool) -> str:
         )
     if lost:
         return "look into the server's log for why it ended the session, then run the backup again"
-    if "lock" in failure and "timeout" in failure:
-        return "a session holds an exclusive lock on that table: end it, or run the backup when it is over"
     if "permission denied" in failure:
         return "grant the backup role SELECT on the named object (or membership in pg_read_all_data)"
     return "the message above is pg_dump's own; mend its cause and run the backup again"

@@ -99,7 +99,7 @@ def read_manifest(store: Store, backup: BackupId) -> Manifest:
             remedy="it is damaged or was written by a newer version; the archive beside it can still be restored by "
             "hand (docs/restore.md)",
         ) from error
-    if manifest.backup_id != backup:
+    if manifest.backup_id != backup or manifest.id != backup.stem:
         raise UnreadableManifestError(
             f"the manifest {backup.manifest_key} is that of {manifest.id}",
             database=backup.database,

@@ -11,6 +11,7 @@ A backup exists if and only if its manifest does. The objects of one backup shar
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -154,6 +155,14 @@ class StoredFile(_Record):
     suffix: str
     bytes: int
     sha256: str
+
+
+def whole_sha256(files: tuple[StoredFile, ...]) -> str:
+    """The archive's hash: the object's own, or for a directory that of `sha256sum`'s listing of its files."""
+    if len(files) == 1 and files[0].suffix == ".dump":
+        return files[0].sha256
+    listing = "".join(f"{file.sha256}  {file.suffix.removeprefix('.dump/')}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 class Manifest(_Record):

@@ -11,7 +11,7 @@ from humanize import naturalsize
 
 from include.backup import source
 from include.backup.catalog import read_catalog
-from include.backup.dump import EXPECTED_SHARE_OF_TABLE_BYTES
+from include.backup.dump import EXPECTED_SHARE
 from include.errors import MaintenanceError
 from include.postgres import tools as client
 
@@ -32,7 +32,7 @@ class Preflight:
     Args:
         server: version of the server.
         pg_dump: version of the tools that will dump.
-        expected_bytes: of the archive, by the newest backup's size or else by the tables' size.
+        expected_bytes: of the archive, by the newest backup's size or else by the database's.
         warnings: what an operator should know although the dump can go on.
     """
 
@@ -54,11 +54,11 @@ def preflight(dsn: Dsn, store: Store, *, database: str, options: DumpOptions) ->
         tools = client.choose(server.major, options.archive.compression, database=database)
         if objects := source.unreadable(connection):
             raise _unreadable(database, dsn.user, objects)
-        by_tables = int(source.table_bytes(connection) * EXPECTED_SHARE_OF_TABLE_BYTES)
+        by_size = int(source.database_bytes(connection) * EXPECTED_SHARE)
         pooled = source.behind_pooler(connection)
     store.check_writable()
     catalog = read_catalog(store, database)
-    expected = catalog.entries[-1].manifest.bytes if catalog.entries else by_tables
+    expected = catalog.entries[-1].manifest.bytes if catalog.entries else by_size
     _require_room(database, store.url, store.free_bytes(), expected)
     if options.archive.staging is not None:
         _require_staging(database, Path(options.archive.staging), expected)

@@ -33,14 +33,14 @@ class Snapshot:
         name: for `pg_dump --snapshot`.
         server: which server and database.
         contents: what the snapshot holds.
-        table_bytes: size on disk of what will be read, in bytes.
+        database_bytes: size of the whole database on disk, in bytes.
     """
 
     connection: psycopg.Connection[tuple[Any, ...]]
     name: str
     server: ServerIdentity
     contents: source.Contents
-    table_bytes: int
+    database_bytes: int
 
 
 def claim(
@@ -75,7 +75,7 @@ def claim(
 
 @contextmanager
 def exported(
-    connection: psycopg.Connection[tuple[Any, ...]], *, revision_table: str, timeout: timedelta
+    connection: psycopg.Connection[tuple[Any, ...]], *, revision_table: str, timeout: timedelta, lock_timeout: timedelta
 ) -> Iterator[Snapshot]:
     """Open the transaction and export its snapshot; it ends with the block.
 
@@ -83,13 +83,14 @@ def exported(
         connection: an idle session; its settings are changed for good.
         revision_table: where the applied schema revision stands.
         timeout: for each statement in the session: a snapshot that is held for ever holds back vacuum for ever.
+        lock_timeout: how long a fingerprint may queue for a table's lock.
     """
     server = source.identity(connection)
-    milliseconds = int(timeout.total_seconds() * 1000)
     for setting in (
         *SESSION_SETTINGS,
         "SET idle_in_transaction_session_timeout = 0",
-        f"SET statement_timeout = {milliseconds}",
+        f"SET statement_timeout = {int(timeout.total_seconds() * 1000)}",
+        f"SET lock_timeout = {int(lock_timeout.total_seconds() * 1000)}",
         *(["SET transaction_timeout = 0"] if server.major >= 17 else []),
     ):
         connection.execute(setting.encode())
@@ -103,7 +104,7 @@ def exported(
             name=row[0],
             server=server,
             contents=source.contents(connection, revision_table=revision_table),
-            table_bytes=source.table_bytes(connection),
+            database_bytes=source.database_bytes(connection),
         )
     finally:
         if not connection.closed and not connection.broken:

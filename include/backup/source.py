@@ -30,20 +30,18 @@ _DUMPED_CLASSES = """
 
 _TABLES = f"SELECT c.oid::bigint, n.nspname, c.relname {_DUMPED_CLASSES} AND c.relkind = 'r' ORDER BY 2, 3"
 
-_TABLE_BYTES = (
-    f"SELECT COALESCE(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint {_DUMPED_CLASSES} AND c.relkind IN ('r', 'm')"
-)
-
+# What pg_dump reads or locks. A materialized view's rows are not dumped; a partitioned table has none of its own, so
+# row-level security on it hides nothing from a dump.
 _UNREADABLE = f"""
-    SELECT CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'm' THEN 'materialized view' ELSE 'table' END,
+    SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END,
            pg_catalog.format('%I.%I', n.nspname, c.relname),
            CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN 'no USAGE on the schema'
                 WHEN NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'no SELECT'
                 ELSE 'row-level security would hide rows' END
-    {_DUMPED_CLASSES} AND c.relkind IN ('r', 'p', 'm', 'S')
+    {_DUMPED_CLASSES} AND c.relkind IN ('r', 'p', 'S')
       AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
            OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
-           OR (c.relkind IN ('r', 'p') AND pg_catalog.row_security_active(c.oid)))
+           OR (c.relkind = 'r' AND pg_catalog.row_security_active(c.oid)))
     UNION ALL
     SELECT 'large object', l.oid::text, 'no SELECT'
     FROM pg_catalog.pg_largeobject_metadata l
@@ -52,6 +50,17 @@ _UNREADABLE = f"""
                       AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))
     ORDER BY 1, 2
 """  # noqa: S608
+
+_EXCLUSIVELY_LOCKED = """
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), l.pid, a.usename
+    FROM pg_catalog.pg_locks l
+    JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+    WHERE l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+      AND l.granted AND l.mode = 'AccessExclusiveLock'
+    ORDER BY 1
+"""
 
 _ROLES = """
     SELECT rolname FROM pg_catalog.pg_roles WHERE oid IN (
@@ -114,14 +123,16 @@ def connect(dsn: Dsn, *, database: str) -> Connection:
     """
     try:
         return dsn.connect()
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         reason = " / ".join(str(error).strip().splitlines()) or type(error).__name__
-        refused = _is_refusal(reason)
+        # Anything but an OperationalError is about the connection's own options.
+        refused = not isinstance(error, psycopg.OperationalError) or _is_refusal(reason)
         raise MaintenanceError(
             f"cannot connect to {dsn}: {reason}",
             database=database,
             untouched="nothing was written, earlier backups are as they were",
-            remedy="correct user or password of the Airflow connection, or the server's pg_hba.conf"
+            remedy="correct the Airflow connection (user, password, database, extras), or what the server allows "
+            "that role (LOGIN, CONNECT, pg_hba.conf)"
             if refused
             else "check that the server is up and that this machine reaches it; the task tries again by itself",
             transient=not refused,
@@ -130,8 +141,17 @@ def connect(dsn: Dsn, *, database: str) -> Connection:
 
 def _is_refusal(reason: str) -> bool:
     # A failed connection has no SQLSTATE in psycopg, only libpq's text (the server's part in its lc_messages).
-    words = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "not permitted to log in")
-    return any(word in reason for word in words) or "no password supplied" in reason
+    words = (
+        "password authentication failed",
+        "no password supplied",
+        "no pg_hba.conf entry",
+        "does not exist",
+        "not permitted to log in",
+        "permission denied for database",
+        "SSL was required",
+        "certificate",
+    )
+    return any(word in reason for word in words)
 
 
 def identity(connection: Connection) -> ServerIdentity:
@@ -168,14 +188,23 @@ def _revision(connection: Connection, revision_table: str) -> str | None:
     return row[0] if row else None
 
 
-def table_bytes(connection: Connection) -> int:
-    """Size on disk of all that the dump will read, in bytes, indexes aside."""
-    return int(_row(connection, _TABLE_BYTES)[0])
+def database_bytes(connection: Connection) -> int:
+    """Size of the whole database on disk in bytes, indexes included.
+
+    The tables' own sizes would say more, but asking for them waits behind every ALTER TABLE that is under way.
+    """
+    return int(_row(connection, "SELECT pg_database_size(current_database())")[0])
 
 
 def unreadable(connection: Connection) -> tuple[Unreadable, ...]:
     """Everything in the database that this role cannot dump whole."""
     return tuple(Unreadable(*row) for row in connection.execute(_UNREADABLE).fetchall())
+
+
+def exclusively_locked(connection: Connection) -> tuple[str, ...]:
+    """The tables that nobody else may read at this moment, each with the session that holds it."""
+    rows = connection.execute(_EXCLUSIVELY_LOCKED.encode()).fetchall()
+    return tuple(f"{name} (by process {pid} of role {role})" for name, pid, role in rows)
 
 
 def behind_pooler(connection: Connection) -> bool:

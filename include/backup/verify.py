@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from include.backup.archive import STAGING_PREFIX
 from include.backup.catalog import read_manifest
-from include.backup.model import Verification
+from include.backup.model import Verification, whole_sha256
 from include.backup.stores.base import MissingObjectError
 from include.errors import MaintenanceError
 from include.postgres import tools as client
@@ -123,6 +123,8 @@ def verify(
 
 def _judge(store: Store, manifest: Manifest, staging: Path | None, progress: Progress) -> str | None:
     """What is wrong with the stored archive, or None."""
+    if manifest.bytes != sum(file.bytes for file in manifest.files) or manifest.sha256 != whole_sha256(manifest.files):
+        return "the manifest contradicts itself: bytes and sha256 are not those of the files that it lists"
     reading = _Pass(progress)
     try:
         if manifest.encryption_recipients:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from include.errors import MaintenanceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from include.postgres.dsn import Dsn
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     Running = AbstractContextManager[subprocess.Popen[bytes]]
 
 _VERSION = re.compile(r"\(PostgreSQL\) (?P<version>(?P<major>\d+)\S*)")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,13 @@ def _inspect(folder: Path) -> ClientTools | None:
     return ClientTools(folder=folder, version=match["version"], major=int(match["major"])) if match else None
 
 
+def compress_option(tools: ClientTools, compression: str) -> str:
+    """`--compress=…` as this pg_dump understands it: before 16 it knows levels of gzip only, and 0 for none."""
+    if tools.major < 16:
+        compression = "0" if compression == "none" else compression.removeprefix("gzip:")
+    return f"--compress={compression}"
+
+
 @cache
 def refusal_of(tools: ClientTools, compression: str) -> str | None:
     """Why this pg_dump cannot compress so, or None where it can.
@@ -82,7 +86,7 @@ def refusal_of(tools: ClientTools, compression: str) -> str | None:
     pg_dump checks its compression before it connects, so a host that cannot exist is asked for the answer.
     """
     answer = subprocess.run(
-        [tools.path("pg_dump"), "-Fc", f"--compress={compression}", "--dbname=host=/nonexistent"],
+        [tools.path("pg_dump"), "-Fc", compress_option(tools, compression), "--dbname=host=/nonexistent"],
         capture_output=True,
         text=True,
         check=False,
@@ -137,12 +141,20 @@ def _password_file(dsn: Dsn) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]
         yield {"PGPASSFILE": f"/dev/fd/{file.fileno()}"}, (file.fileno(),)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    # Loaded before the fork: between fork and exec only the call itself is safe.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+@contextmanager
+def _process_group() -> Iterator[int]:
+    """A group of processes that ends with the block, and with this process, even where that is killed.
+
+    pg_dump's workers outlive it for as long as the table takes that each is reading, so the group is what is killed.
+    Its guard reads a pipe that only the end of this process closes, and keeps the group's number from being reused.
+    """
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "read -r _; kill -KILL 0"], stdin=subprocess.PIPE, process_group=0
+    ) as guard:
+        try:
+            yield guard.pid
+        finally:
+            os.killpg(guard.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -151,7 +163,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A client program that is gone when the block ends, however it ends.
 
-    It also dies with this process (Linux): a task that is killed leaves no pg_dump behind to hold its snapshot.
+    It also ends with this process: a task that is killed leaves no pg_dump behind to hold its snapshot.
 
     Args:
         arguments: program and arguments, without connection; `--dbname` is added from `dsn`.
@@ -161,21 +173,21 @@ def running(
     """
     command = list(arguments)
     environment = _environment()
-    with _connection(dsn, command, environment) as descriptors:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stderr=stderr,
-            pass_fds=descriptors,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one prctl call, loaded beforehand
-            bufsize=0,
-            **streams,
-        )
-        try:
+    process = None
+    try:
+        with _connection(dsn, command, environment) as descriptors, _process_group() as group:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stderr=stderr,
+                pass_fds=descriptors,
+                process_group=group,
+                bufsize=0,
+                **streams,
+            )
             yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    finally:
+        if process is not None:
             process.wait()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
@@ -196,13 +208,18 @@ def _connection(dsn: Dsn | None, command: list[str], environment: dict[str, str]
         yield descriptors
 
 
+def messages(stderr: IO[bytes]) -> list[str]:
+    """What a program that has ended said, line by line."""
+    stderr.seek(0)
+    return stderr.read().decode(errors="replace").strip().splitlines()
+
+
 def outcome(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> str | None:
     """How a program that has ended failed, in words with its last messages; None where it succeeded."""
     code = process.wait()
     if code == 0:
         return None
-    stderr.seek(0)
-    lines = stderr.read().decode(errors="replace").strip().splitlines()
+    lines = messages(stderr)
     name = Path(str(process.args[0] if isinstance(process.args, list) else process.args)).name
     if code < 0:
         how = f"{name} was killed by signal {-code} ({signal.Signals(-code).name})"
