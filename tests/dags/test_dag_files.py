@@ -72,7 +72,8 @@ def test_a_dag_file_is_wiring_only(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_dag_file_adds_little_to_the_import_of_airflow(file: Path) -> None:
-    assert seconds(file) < LIMIT_SECONDS
+    _, processor = seconds(file)
+    assert processor < LIMIT_SECONDS
 
 
 def test_only_one_room_of_include_imports_airflow() -> None:
