@@ -44,7 +44,7 @@ env: $(STAMP) ## Print the environment that python -m include.cli needs
 	@$(STACK) env
 
 test: $(STAMP) ## Run all tests against real servers
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP) ## Check style and formatting
 	@$(BIN)/ruff check .

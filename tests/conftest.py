@@ -6,10 +6,11 @@ import contextlib
 import secrets
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from psycopg import sql
+from xdist.scheduler import LoadScopeScheduling
 
 from include.postgres.dsn import Dsn
 from include.stack.postgres import PostgresServer, installations
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
 
 # A test's database need not survive a power cut.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "60"}
+
+
+# These start an Airflow each. Two at a time would take the machine's both cores, and could take the same port.
+AIRFLOW_FILES = (
+    "tests/dags/test_backup_night.py",
+    "tests/dags/test_form.py",
+    "tests/deploy/test_containers_by_hand.py",
+    "tests/stack/test_embedded.py",
+)
+
+
+class OneAirflowAtATime(LoadScopeScheduling):
+    """Gives all tests with an Airflow to one worker, in one piece and first; the others one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "airflow" if nodeid.startswith(AIRFLOW_FILES) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAirflowAtATime:
+    return OneAirflowAtATime(config, log)
 
 
 class FreshDatabase(Protocol):

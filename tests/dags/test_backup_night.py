@@ -13,7 +13,7 @@ from tests.slack import TOKEN
 if TYPE_CHECKING:
     from tests.dags.conftest import Night
 
-pytestmark = [pytest.mark.xdist_group("airflow"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_night_dumps_verifies_and_prunes_every_database(night: Night) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from tests.dags.conftest import Night
 
-pytestmark = [pytest.mark.xdist_group("airflow"), pytest.mark.timeout(300)]
 # As root Chromium has no sandbox; the rest keeps it from looking for its makers' servers.
 ARGUMENTS = (
     "--headless=new",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from include.stack.postgres import PostgresServer
     from tests.objectstores import ObjectServer
 
-pytestmark = pytest.mark.xdist_group("airflow")
 HEALTHY_SECONDS = 240.0
 RUN_SECONDS = 240.0
 STAYING = ("apiserver", "scheduler", "dag-processor", "triggerer")

@@ -20,7 +20,6 @@ from include.stack.steps import Steps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.xdist_group("airflow")
 ROOT = Path(__file__).parents[2]
 DAG = '''
 """Counts the hotel's bookings through the connection that the stack wrote."""
