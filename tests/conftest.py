@@ -72,6 +72,13 @@ def pg17() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
+def ground17() -> Iterator[PostgresServer]:
+    """A second PostgreSQL 17: the proving ground, which is never the server that a backup came from."""
+    with _running(17) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def pg18() -> Iterator[PostgresServer]:
     with _running(18) as server:
         yield server

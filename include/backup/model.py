@@ -3,21 +3,27 @@
 A backup exists if and only if its manifest does. The objects of one backup share a stem,
 `<database>/<tier>/<database>_<YYYY-MM-DD>T<HHMMSS>Z`:
 
-- `<stem>.dump`         the archive (or `<stem>.dump/…`, the files of a directory archive)
-- `<stem>.json`         the manifest, written last
-- `<stem>.verify.json`  the newest verification's outcome
-- `<stem>.proof.json`   the certificate of a proved restore
+- `<stem>.dump`            the archive (or `<stem>.dump/…`, the files of a directory archive)
+- `<stem>.inventory.json`  what else the dump's snapshot held: schema, sequences, large objects
+- `<stem>.json`            the manifest, written last
+- `<stem>.verify.json`     the newest verification's outcome
+- `<stem>.proof.json`      the certificate: what the newest restore showed
+- `<stem>.accepted.json`   a person's word that a size anomaly is what it should be
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
+
+from include.backup.certificate import Proof
+from include.backup.record import Record
 
 DATABASE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 STAMP_FORMAT = "%Y-%m-%dT%H%M%SZ"
@@ -36,11 +42,7 @@ class Tier(StrEnum):
     PRE_MIGRATION = "pre-migration"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackupId(_Record):
+class BackupId(Record):
     """The name of one backup, in its parts.
 
     Args:
@@ -79,6 +81,16 @@ class BackupId(_Record):
         """Key of the certificate."""
         return f"{self.stem}.proof.json"
 
+    @property
+    def inventory_key(self) -> str:
+        """Key of the inventory."""
+        return f"{self.stem}.inventory.json"
+
+    @property
+    def acceptance_key(self) -> str:
+        """Key of the acceptance of a size anomaly."""
+        return f"{self.stem}.accepted.json"
+
     def __str__(self) -> str:
         return self.stem
 
@@ -113,7 +125,7 @@ class BackupId(_Record):
         return backup, key[match.end() :]
 
 
-class ServerIdentity(_Record):
+class ServerIdentity(Record):
     """Which server and database a backup came from.
 
     Args:
@@ -129,7 +141,25 @@ class ServerIdentity(_Record):
     major: int
 
 
-class TableFingerprint(_Record):
+class DatabaseLocale(Record):
+    """What a database has to be created with to hold the same text in the same order.
+
+    Args:
+        encoding: e.g. `UTF8`.
+        provider: `libc`, `icu` or `builtin`.
+        collate: LC_COLLATE.
+        ctype: LC_CTYPE.
+        locale: of the provider, where that is not libc, else None.
+    """
+
+    encoding: str
+    provider: Literal["libc", "icu", "builtin"]
+    collate: str
+    ctype: str
+    locale: str | None
+
+
+class TableFingerprint(Record):
     """One table as the dump's own snapshot saw it.
 
     Args:
@@ -139,6 +169,8 @@ class TableFingerprint(_Record):
         rows: row count, or None where counting was switched off.
         row_hash: order-independent hash of all rows as a decimal string, or None.
         method: how the hash was made: `hash_record` (binary, same major version only), `text`, or None.
+        hash_partition_of: the topmost partitioned table (`schema.name`), where a level above this table is
+            partitioned by hash: a restore may then put rows into other partitions than they came from.
     """
 
     oid: int
@@ -147,9 +179,10 @@ class TableFingerprint(_Record):
     rows: int | None
     row_hash: str | None
     method: Literal["hash_record", "text"] | None
+    hash_partition_of: str | None = None
 
 
-class StoredFile(_Record):
+class StoredFile(Record):
     """One stored object of the archive: key relative to the stem, bytes and sha256 as stored."""
 
     suffix: str
@@ -165,7 +198,7 @@ def whole_sha256(files: tuple[StoredFile, ...]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """Everything known about a backup when it was made. Written last, never changed."""
 
     schema_version: Literal[1] = 1
@@ -188,7 +221,10 @@ class Manifest(_Record):
     tables: tuple[TableFingerprint, ...]
     schema_revision: str | None
     extensions: dict[str, str]
-    roles: tuple[str, ...]
+    roles: tuple[str, ...] = Field(description="every role that owners, grants and policies name")
+    owners: tuple[str, ...] = Field(default=(), description="those among the roles that own something")
+    locale: DatabaseLocale | None = None
+    inventory: StoredFile | None = Field(default=None, description="the inventory's object, encrypted like the archive")
     keep_forever: bool = False
     reason: str = ""
 
@@ -197,8 +233,18 @@ class Manifest(_Record):
         """Its name in parts."""
         return BackupId(database=self.database, tier=self.tier, created_at=self.created_at)
 
+    @property
+    def digest(self) -> str:
+        """Sha256 over all that it promises, which is what a certificate is for.
 
-class Verification(_Record):
+        What a person may edit later (pins and reasons) is left out, and so are defaults: a field that a later
+        version adds does not change the digests of earlier backups.
+        """
+        promised = self.model_dump(mode="json", exclude={"keep_forever", "reason"}, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(promised, sort_keys=True).encode()).hexdigest()
+
+
+class Verification(Record):
     """What reading the stored object back showed.
 
     Args:
@@ -219,11 +265,30 @@ class Verification(_Record):
     seconds: float
 
 
-class CatalogEntry(_Record):
-    """A backup as the catalog shows it: its manifest and the newest verification, if any."""
+class Acceptance(Record):
+    """A person's word that a backup's size anomaly is what it should be.
+
+    Args:
+        backup: the backup's id.
+        sha256: of the archive that was looked at.
+        accepted_at: when, UTC.
+        reason: why it is right.
+    """
+
+    schema_version: Literal[1] = 1
+    backup: str
+    sha256: str
+    accepted_at: AwareDatetime
+    reason: str
+
+
+class CatalogEntry(Record):
+    """A backup as the catalog shows it: its manifest, and what was found out about it since."""
 
     manifest: Manifest
     verification: Verification | None
+    proof: Proof | None = None
+    acceptance: Acceptance | None = None
 
     @property
     def backup_id(self) -> BackupId:
@@ -232,10 +297,37 @@ class CatalogEntry(_Record):
 
     @property
     def good(self) -> bool:
-        """Verified, and for this very object."""
+        """Verified, and for this very object; and no restore has shown the contrary."""
         return (
             self.verification is not None
             and self.verification.failure is None
             and self.verification.sha256 == self.manifest.sha256
             and self.verification.backup == self.manifest.id
+            and self.verdict != "failed"
+        )
+
+    @property
+    def verdict(self) -> Literal["proved", "failed", "incomplete"] | None:
+        """Of the certificate, where there is one for this very archive and manifest."""
+        return self.proof.verdict if self.proof is not None and self._certified(self.proof) else None
+
+    @property
+    def proved(self) -> bool:
+        """Good, and restored to exactly what was dumped."""
+        return self.good and self.verdict == "proved"
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a person has accepted its anomalies, for this very object."""
+        return (
+            self.acceptance is not None
+            and self.acceptance.backup == self.manifest.id
+            and self.acceptance.sha256 == self.manifest.sha256
+        )
+
+    def _certified(self, proof: Proof) -> bool:
+        return (proof.backup, proof.sha256, proof.manifest_sha256) == (
+            self.manifest.id,
+            self.manifest.sha256,
+            self.manifest.digest,
         )

@@ -6,11 +6,27 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from include.backup.model import Tier
+
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys and loosely typed values are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def tiers_by_name(value: Any) -> Any:
+    """A list of tiers as a file has them; for use as a `before` validator.
+
+    Raises:
+        ValueError: one is not known.
+    """
+    if not isinstance(value, list):
+        return value
+    known = {tier.value: tier for tier in Tier}
+    if unknown := [item for item in value if item not in known]:
+        raise ValueError(f"unknown tier {unknown[0]!r}; allowed: {', '.join(known)}")
+    return tuple(known[item] for item in value)
 
 
 class ArchiveOptions(Section):
@@ -73,3 +89,28 @@ class DumpOptions(Section):
                     f"entry {number} is no age public key; allowed: age1… as age-keygen prints it"
                 ) from None
         return tuple(value)
+
+
+class MonitorOptions(Section):
+    """What the monitor expects of one database's backups.
+
+    Args:
+        rpo_hours: the newest verified backup may be this old.
+        proof_rpo_hours: so may the newest proved one, where any tier of this database is proved.
+        table_rows_lost_percent: a table that lost this share of its rows since the backup before is an anomaly.
+        table_rows_minimum: tables that had fewer rows than this are not judged.
+        dump_shrunk_percent: an archive that is smaller by this share than the one before is an anomaly.
+        volatile_tables: tables (`schema.name`) that shrink by nature, such as queues: never judged.
+    """
+
+    rpo_hours: float = Field(default=26, gt=0)
+    proof_rpo_hours: float = Field(default=50, gt=0)
+    table_rows_lost_percent: float = Field(default=40, gt=0, le=100)
+    table_rows_minimum: int = Field(default=100, ge=1)
+    dump_shrunk_percent: float = Field(default=50, gt=0, le=100)
+    volatile_tables: tuple[str, ...] = ()
+
+    @field_validator("volatile_tables", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value

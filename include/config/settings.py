@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 
 from include.backup.model import DATABASE_NAME, Tier
-from include.backup.options import DumpOptions, Section
+from include.backup.options import DumpOptions, MonitorOptions, Section, tiers_by_name
 from include.backup.stores.url import parse_url
+from include.proving.options import GroundOptions, ProofOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,20 +61,19 @@ class DatabaseSettings(DumpOptions):
     Args:
         connection: Airflow connection id (type postgres).
         tiers: which scheduled backups it takes part in.
+        proof: how its backups are proved.
+        monitor: what the monitor expects of them.
     """
 
     connection: str = Field(pattern=CONNECTION_ID)
     tiers: tuple[Tier, ...] = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)
+    proof: ProofOptions = ProofOptions()
+    monitor: MonitorOptions = MonitorOptions()
 
     @field_validator("tiers", mode="before")
     @classmethod
     def _tiers(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        known = {tier.value: tier for tier in Tier}
-        if unknown := [item for item in value if item not in known]:
-            raise ValueError(f"unknown tier {unknown[0]!r}; allowed: {', '.join(known)}")
-        return tuple(known[item] for item in value)
+        return tiers_by_name(value)
 
 
 class Settings(Section):
@@ -81,6 +81,7 @@ class Settings(Section):
 
     store: StoreSettings
     retention: RetentionSettings = RetentionSettings()
+    proving_ground: GroundOptions = GroundOptions()
     databases: dict[str, DatabaseSettings] = Field(min_length=1)
 
     @field_validator("databases")
@@ -152,12 +153,18 @@ def _shown(value: object) -> str:
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = Settings
     for part in location:
-        if section is Settings and part == "databases":
+        if isinstance(part, int) or (section is Settings and part == "databases"):
             continue
         if part in section.model_fields:
-            nested = section.model_fields[str(part)].annotation
-            if isinstance(nested, type) and issubclass(nested, BaseModel):
-                section = nested
+            section = _section_within(section.model_fields[part].annotation) or section
         else:
             section = DatabaseSettings
     return list(section.model_fields)
+
+
+def _section_within(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, by itself or as the items of a tuple."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -92,10 +92,12 @@ ARROWS = {
     "backup": {"errors", "postgres"},
     "hotel": {"errors", "postgres"},
     "alerts": set(),
-    "config": {"errors", "postgres", "backup"},
-    "runtime": {"errors", "postgres", "backup", "config", "alerts"},
+    "proving": {"errors", "postgres", "backup"},
+    "monitor": {"errors", "backup"},
+    "config": {"errors", "postgres", "backup", "proving"},
+    "runtime": {"errors", "postgres", "backup", "proving", "monitor", "config", "alerts"},
     "stack": {"errors", "postgres", "hotel", "config"},
-    "cli": {"errors", "postgres", "backup", "config", "runtime"},
+    "cli": {"errors", "postgres", "backup", "proving", "monitor", "config", "runtime"},
 }
 
 
