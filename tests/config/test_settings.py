@@ -63,6 +63,7 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
     document = {
         "store": {"url": "s3://bucket/prefix", "connection": "minio", "max_parts": 1000},
         "retention": {"daily": 1, "weekly": 1, "monthly": 1, "pre_migration": 1},
+        "proving_ground": {"connection": "ground", "jobs": 4, "staging": "/var/room", "identity_connection": "age"},
         "databases": {
             "hotel": {
                 "connection": "hotel_db",
@@ -73,6 +74,20 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
                 "revision_table": "public.alembic_version",
                 "dump_timeout_minutes": 30,
                 "lock_timeout_seconds": 5,
+                "proof": {
+                    "tiers": ["daily", "weekly"],
+                    "rto_minutes": 30,
+                    "smoke_queries": [{"name": "there are guests", "sql": "SELECT count(*) > 0 FROM guests"}],
+                    "smoke_timeout_seconds": 5,
+                },
+                "monitor": {
+                    "rpo_hours": 26,
+                    "proof_rpo_hours": 50.5,
+                    "table_rows_lost_percent": 30,
+                    "table_rows_minimum": 10,
+                    "dump_shrunk_percent": 60,
+                    "volatile_tables": ["public.sessions"],
+                },
             },
             "app-2": {"connection": "app"},
         },
@@ -81,6 +96,9 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
     one = found.databases["hotel"]
     assert one.tiers == (Tier.DAILY, Tier.PRE_MIGRATION)
     assert (one.archive.jobs, one.archive.staging, one.encryption_recipients) == (8, "/var/room", (PUBLIC,))
+    assert (one.proof.tiers, one.proof.smoke_queries[0].name) == ((Tier.DAILY, Tier.WEEKLY), "there are guests")
+    assert (one.monitor.proof_rpo_hours, one.monitor.volatile_tables) == (50.5, ("public.sessions",))
+    assert (found.proving_ground.jobs, found.databases["app-2"].proof.tiers) == (4, (Tier.DAILY,))
     assert found.in_tier(Tier.DAILY) == ("hotel", "app-2")
     assert found.in_tier(Tier.WEEKLY) == ("app-2",)
     assert found.in_tier(Tier.PRE_MIGRATION) == ("hotel",)
@@ -88,11 +106,23 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
 
 # What is changed -> what the message must say: the key, the value, what is allowed.
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "an unknown key at the top": ({**hotel(), "stores": {}}, ("stores: unknown key", "store, retention, databases")),
+    "an unknown key at the top": (
+        {**hotel(), "stores": {}},
+        ("stores: unknown key", "store, retention, proving_ground, databases"),
+    ),
     "an unknown key of the store": (
         {**hotel(), "store": {**STORE, "bucket": "x"}},
         ("store.bucket: unknown key", "url, connection, max_parts"),
     ),
+    "an unknown key of a smoke query": (
+        hotel(proof={"smoke_queries": [{"name": "x", "sql": "SELECT true", "expect": 1}]}),
+        ("databases.hotel.proof.smoke_queries.0.expect: unknown key", "allowed here: name, sql"),
+    ),
+    "an unknown key of the monitor": (
+        hotel(monitor={"rpo": 1}),
+        ("databases.hotel.monitor.rpo: unknown key", "rpo_hours, proof_rpo_hours"),
+    ),
+    "an unknown tier to prove": (hotel(proof={"tiers": ["hourly"]}), ("'hourly'", "daily, weekly")),
     "an unknown key of a database": (
         hotel(conection="x"),
         ("databases.hotel.conection: unknown key", "connection, tiers"),
