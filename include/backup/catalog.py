@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from include.backup.model import BackupId, CatalogEntry, Manifest, Verification
+from include.backup.certificate import Proof
+from include.backup.model import Acceptance, BackupId, CatalogEntry, Manifest, Verification
+from include.backup.record import Record
 from include.backup.stores.base import MissingObjectError
 from include.errors import MaintenanceError
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 # Small documents, one round trip each; a store far away answers eight at once about eight times as fast.
 _READERS = 8
+_RECORDS = (".json", ".verify.json", ".proof.json", ".accepted.json")
+
+R = TypeVar("R", bound=Record)
 
 
 class NoSuchBackupError(MaintenanceError):
@@ -42,28 +48,43 @@ class Catalog:
 
 
 def read_catalog(store: Store, database: str) -> Catalog:
-    """Read every manifest of one database, and the newest verification of each.
+    """Read every manifest of one database, and what was found out about each backup since.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    manifests: list[BackupId] = []
-    verified: set[str] = set()
+    listed: dict[BackupId, set[str]] = defaultdict(set)
     for item in store.list(f"{database}/"):
         named = BackupId.from_key(item.key)
-        if named is None:
-            continue
-        backup, suffix = named
-        if suffix == ".json":
-            manifests.append(backup)
-        elif suffix == ".verify.json":
-            verified.add(backup.stem)
+        if named is not None and named[1] in _RECORDS:
+            listed[named[0]].add(named[1])
+    backups = [backup for backup, suffixes in listed.items() if ".json" in suffixes]
+    keys = [f"{backup.stem}{suffix}" for backup in backups for suffix in sorted(listed[backup])]
     with ThreadPoolExecutor(max_workers=_READERS) as pool:
-        answers = list(pool.map(lambda backup: _entry(store, backup, verified=backup.stem in verified), manifests))
-    entries = [answer for answer in answers if isinstance(answer, CatalogEntry)]
+        documents = dict(zip(keys, pool.map(lambda key: _get(store, key), keys), strict=True))
+
+    entries: list[CatalogEntry] = []
+    unreadable: list[tuple[str, str]] = []
+    for backup in backups:
+        data = documents[backup.manifest_key]
+        if data is None:
+            continue  # deleted between the listing and now
+        try:
+            manifest = _understood(backup, data)
+        except UnreadableManifestError as error:
+            unreadable.append((backup.manifest_key, error.what))
+            continue
+        entries.append(
+            CatalogEntry(
+                manifest=manifest,
+                verification=_record(Verification, documents.get(backup.verification_key)),
+                proof=_record(Proof, documents.get(backup.proof_key)),
+                acceptance=_record(Acceptance, documents.get(backup.acceptance_key)),
+            )
+        )
     return Catalog(
         entries=tuple(sorted(entries, key=lambda entry: (entry.manifest.created_at, entry.manifest.id))),
-        unreadable=tuple(answer for answer in answers if isinstance(answer, tuple)),
+        unreadable=tuple(unreadable),
     )
 
 
@@ -81,16 +102,27 @@ def read_manifest(store: Store, backup: BackupId) -> Manifest:
         UnreadableManifestError: it cannot be understood, or is another backup's.
         StoreError: the store cannot be read.
     """
-    try:
-        data = store.get(backup.manifest_key)
-        manifest = Manifest.model_validate_json(data)
-    except MissingObjectError as error:
+    data = _get(store, backup.manifest_key)
+    if data is None:
         raise NoSuchBackupError(
             f"there is no backup {backup} in {store.url}",
             database=backup.database,
             untouched="nothing was changed",
             remedy="`python -m include.cli backups` lists those that exist",
-        ) from error
+        )
+    return _understood(backup, data)
+
+
+def _get(store: Store, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except MissingObjectError:
+        return None
+
+
+def _understood(backup: BackupId, data: bytes) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise UnreadableManifestError(
             f"the manifest {backup.manifest_key} cannot be understood: {_first_problem(error)}",
@@ -109,21 +141,14 @@ def read_manifest(store: Store, backup: BackupId) -> Manifest:
     return manifest
 
 
-def _entry(store: Store, backup: BackupId, *, verified: bool) -> CatalogEntry | tuple[str, str] | None:
+def _record(kind: type[R], data: bytes | None) -> R | None:
+    """What stands beside a manifest. One that cannot be read proves nothing, nor does it accept anything."""
+    if data is None:
+        return None
     try:
-        manifest = read_manifest(store, backup)
-    except NoSuchBackupError:
-        return None  # deleted between the listing and now
-    except UnreadableManifestError as error:
-        return backup.manifest_key, error.what
-    return CatalogEntry(manifest=manifest, verification=_verification(store, backup) if verified else None)
-
-
-def _verification(store: Store, backup: BackupId) -> Verification | None:
-    try:
-        return Verification.model_validate_json(store.get(backup.verification_key))
-    except (MissingObjectError, ValidationError):
-        return None  # a record that cannot be read proves nothing
+        return kind.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def _first_problem(error: ValidationError) -> str:

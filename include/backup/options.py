@@ -100,7 +100,8 @@ class MonitorOptions(Section):
         table_rows_lost_percent: a table that lost this share of its rows since the backup before is an anomaly.
         table_rows_minimum: tables that had fewer rows than this are not judged.
         dump_shrunk_percent: an archive that is smaller by this share than the one before is an anomaly.
-        volatile_tables: tables (`schema.name`) that shrink by nature, such as queues: never judged.
+        volatile_tables: tables (`schema.name`) that shrink by nature, such as queues: never judged; `*` in a name
+            stands for anything, as in `events.day_*` for partitions that a job drops.
     """
 
     rpo_hours: float = Field(default=26, gt=0)

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from include.backup.catalog import NoSuchBackupError, UnreadableManifestError, read_manifest
-from include.backup.model import CatalogEntry, Verification
-from include.backup.stores.base import MissingObjectError, StoreError
+from include.backup.catalog import NoSuchBackupError, UnreadableManifestError, read_catalog, read_manifest
+from include.backup.stores.base import StoreError
 from include.backup.sweep import owner
 from include.errors import MaintenanceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from include.backup.model import BackupId, Manifest
+    from include.backup.model import BackupId, CatalogEntry
     from include.backup.retention import Decision, RetentionPlan
     from include.backup.stores.base import Store, StoredObject
 
@@ -39,9 +36,10 @@ def apply(
 ) -> list[Removal]:
     """Remove exactly what a plan drops, the oldest first.
 
-    Before anything goes, the good backups on which the plan rests are read again; before each backup goes, so is its
-    manifest. Of each backup the manifest goes first, so that it ceases to exist at once and a run that dies
-    here leaves leftovers (see `include.backup.sweep`), never a backup without archive.
+    Before anything goes, what the plan rests on is read again: the good backups that fill slots, their proofs, and
+    whether any proof has failed meanwhile. Before each backup goes, its manifest is read again. The manifest
+    goes first, so that the backup ceases to exist at once and a run that dies here leaves leftovers (see
+    `include.backup.sweep`), never a backup without archive.
 
     Args:
         plan: from `include.backup.retention.plan`.
@@ -57,14 +55,13 @@ def apply(
     """
     drops = sorted(plan.drops, key=lambda decision: decision.backup.created_at)
     removals: list[Removal] = []
-    concerned = {decision.backup.tier for decision in drops}
-    for kept in plan.keeps:
-        if kept.slot is not None and kept.backup.tier in concerned:
-            _refuse_if(_no_longer_good(kept, store), kept, removals)
+    if drops and (objection := _no_longer_as_planned(plan, store)):
+        raise _outdated(objection, drops[0].backup.database, removals)
     for dropped in drops:
         removed: list[StoredObject] = []
         try:
-            _refuse_if(_no_longer_to_drop(dropped, store), dropped, removals)
+            if objection := _no_longer_to_drop(dropped, store):
+                raise _outdated(objection, dropped.backup.database, removals)
             for part in _parts(dropped.backup, store):
                 store.delete(part.key)
                 removed.append(part)
@@ -91,53 +88,64 @@ def apply(
 
 def _parts(backup: BackupId, store: Store) -> list[StoredObject]:
     """The objects of one backup in the order of their removal: manifest, records, archive."""
-    order = {backup.manifest_key: 0, backup.verification_key: 1, backup.proof_key: 2}
+    records = (backup.verification_key, backup.proof_key, backup.acceptance_key, backup.inventory_key)
+    order = {key: place for place, key in enumerate((backup.manifest_key, *records))}
     listed = [
         found
         for found in store.list(backup.stem)
         if (whose := owner(found.key)) is not None and whose.stem == backup.stem
     ]
-    return sorted(listed, key=lambda found: (order.get(found.key, 3), found.key))
+    return sorted(listed, key=lambda found: (order.get(found.key, len(order)), found.key))
 
 
-def _planned_manifest(decision: Decision, store: Store) -> Manifest | str:
-    """The manifest as it is now, or why it is not the one that was planned for."""
-    try:
-        manifest = read_manifest(store, decision.backup)
-    except (NoSuchBackupError, UnreadableManifestError) as error:
-        return error.what
-    return manifest if manifest.sha256 == decision.sha256 else "another backup has taken its place"
+def _no_longer_as_planned(plan: RetentionPlan, store: Store) -> str | None:
+    planned = {decision.backup: decision for decision in plan.decisions}
+    catalog = read_catalog(store, plan.decisions[0].backup.database)
+    found = {entry.backup_id: entry for entry in catalog.entries}
+    for backup, entry in found.items():
+        if entry.verdict == "failed" and (backup not in planned or planned[backup].verdict != "failed"):
+            return f"a restore of {backup} has failed meanwhile"
+    unreadable = dict(catalog.unreadable)
+    concerned = {decision.backup.tier for decision in plan.drops}
+    for kept in plan.keeps:
+        if kept.slot is not None and kept.backup.tier in concerned:
+            gone = unreadable.get(kept.backup.manifest_key, "there is no backup of that name any more")
+            now = found.get(kept.backup)
+            if objection := gone if now is None else _no_longer_fills(kept, now):
+                return f"{kept.backup} was to keep, but {objection}"
+    return None
+
+
+def _no_longer_fills(decision: Decision, entry: CatalogEntry) -> str | None:
+    if entry.manifest.sha256 != decision.sha256:
+        return "another backup has taken its place"
+    if entry.verification is None:
+        return "its verification is gone or cannot be read"
+    if not entry.good:
+        return "its verification no longer says that it is good"
+    return "it is no longer proved" if decision.verdict == "proved" and not entry.proved else None
 
 
 def _no_longer_to_drop(decision: Decision, store: Store) -> str | None:
-    manifest = _planned_manifest(decision, store)
-    if isinstance(manifest, str):
-        return manifest
-    return "it has been marked to be kept for ever" if manifest.keep_forever else None
-
-
-def _no_longer_good(decision: Decision, store: Store) -> str | None:
-    manifest = _planned_manifest(decision, store)
-    if isinstance(manifest, str):
-        return manifest
     try:
-        verification = Verification.model_validate_json(store.get(decision.backup.verification_key))
-    except (MissingObjectError, ValidationError):
-        return "its verification is gone or cannot be read"
-    good = CatalogEntry(manifest=manifest, verification=verification).good
-    return None if good else "its verification no longer says that it is good"
+        manifest = read_manifest(store, decision.backup)
+    except (NoSuchBackupError, UnreadableManifestError) as error:
+        return f"{decision.backup} was to drop, but {error.what}"
+    if manifest.sha256 != decision.sha256:
+        return f"{decision.backup} was to drop, but another backup has taken its place"
+    return (
+        f"{decision.backup} was to drop, but it has been marked to be kept for ever" if manifest.keep_forever else None
+    )
 
 
-def _refuse_if(objection: str | None, decision: Decision, removals: Sequence[Removal]) -> None:
-    if objection is not None:
-        raise PlanOutdatedError(
-            f"the plan no longer fits the store: {decision.backup} was to {decision.action}, but {objection}. "
-            f"{_told(removals)}",
-            untouched="this backup and all that were not removed before it",
-            remedy="Plan again and look at the new plan.",
-            database=decision.backup.database,
-            transient=True,
-        )
+def _outdated(objection: str, database: str, removals: Sequence[Removal]) -> PlanOutdatedError:
+    return PlanOutdatedError(
+        f"the plan no longer fits the store: {objection}. {_told(removals)}",
+        untouched="all backups that were not removed before it",
+        remedy="Plan again and look at the new plan.",
+        database=database,
+        transient=True,
+    )
 
 
 def _told(removals: Sequence[Removal]) -> str:

@@ -2,21 +2,27 @@
 
 The rule, for one database, each tier by itself:
 
-1. A backup is *good* when its newest verification succeeded and was of this very archive (sha256). Only good
-   backups count for anything below.
-2. The newest good backup of a day (daily), ISO week (weekly) or month (monthly), in UTC, fills that period's slot.
-   The newest N filled periods are kept. Only periods that hold a good backup are counted, so a month of failures
-   costs nothing. Every good pre-migration backup is a period of its own.
-3. An earlier good backup of the same period is kept until the period is over, then goes: the newest one is the
-   state that the period ended with, and while the period lasts somebody may just have made an extra one for a
-   purpose and still want what was before.
+1. A backup is *good* when its newest verification succeeded and was of this very archive (sha256), and no proof of
+   it has failed. It is *proved* when it has been restored to exactly what was dumped. Only good backups count for
+   anything below.
+2. The newest proved backup of a day (daily), ISO week (weekly) or month (monthly), in UTC, fills that period's slot;
+   where none is proved, the newest good one stands in. Every good pre-migration backup is a period of its own. Two
+   sets of periods are kept: the newest N that hold a good backup, and the newest N that hold a proved one. Mostly
+   these are the same; while proofs fail to come, the second keeps what was proved last. Periods that hold
+   neither are not counted, so a month of failures costs nothing.
+3. Another good backup of such a period is kept until the period is over, then goes: the one that stays is the state
+   that the period ended with, and while the period lasts somebody may just have made an extra one for a purpose
+   and still want what was before. One that is newer than the proved one is kept for a day besides, since its
+   proof may be under way, and for as long as its tier has no newer good one.
 4. A backup that is not good fills no slot. It is kept for a day in any case (its verification may be under way, or a
    person may want to look), for as long as no newer good one is in its tier, and for as long as the tier has
    fewer filled slots than promised.
 5. A backup marked `keep_forever` is kept and fills no slot.
-6. Where any date lies in the future, some clock is or was wrong, and nothing of this database goes.
+6. Nothing of this database goes while the newest proof that came to a conclusion is a failed one, while a loss of
+   data is unexplained (`include.backup.anomaly`), or where any date lies in the future (`include.backup.halt`).
 
-Since every N is at least 1, the newest good backup of a tier, and so of a database, can never be dropped.
+Since every N is at least 1, neither the newest good backup of a tier nor its newest proved one can ever be dropped,
+and so neither can those of a database. A tier without proofs loses and keeps what it would if there were none.
 """
 
 from __future__ import annotations
@@ -25,16 +31,18 @@ from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from include.backup.halt import differing, why_halted, written
 from include.backup.model import STAMP_FORMAT, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from include.backup.anomaly import Anomaly
+    from include.backup.certificate import Verdict
     from include.backup.model import BackupId, CatalogEntry
 
 GRACE = timedelta(hours=24)
-CLOCK_SKEW = timedelta(minutes=5)  # two workers' clocks may differ by this much without anything being wrong
 
 # What a period is called and how it is written; the written forms sort in time's order.
 _PERIODS = {
@@ -87,7 +95,9 @@ class Decision:
         backup: which.
         action: `keep` or `drop`.
         reason: why, in words.
-        slot: the slot it fills, e.g. `daily 3 of 7`, or None.
+        slot: the slot it fills, or None: `daily 3 of 7`; in a tier that has proofs `daily 3 of 7, proved` or
+            `daily 3 of 7, verified`, and `daily, proved 3 of 7` for one that is kept for its proof alone.
+        verdict: of its proof when this was decided.
         sha256: of the archive this was decided for.
         bytes: size of the archive.
     """
@@ -96,6 +106,7 @@ class Decision:
     action: Literal["keep", "drop"]
     reason: str
     slot: str | None
+    verdict: Verdict | None
     sha256: str
     bytes: int
 
@@ -106,7 +117,7 @@ class RetentionPlan:
 
     Args:
         decisions: by tier, the newest first.
-        stopped: why nothing at all may go although the rule might allow it, or None.
+        stopped: why nothing at all may go although the rule might allow it, a line for each reason, or None.
     """
 
     decisions: tuple[Decision, ...]
@@ -123,13 +134,16 @@ class RetentionPlan:
         return tuple(decision for decision in self.decisions if decision.action == "keep")
 
 
-def plan(entries: Sequence[CatalogEntry], policy: Policy, *, now: datetime) -> RetentionPlan:
+def plan(
+    entries: Sequence[CatalogEntry], policy: Policy, *, now: datetime, anomalies: Sequence[Anomaly] = ()
+) -> RetentionPlan:
     """Decide what becomes of each backup of one database. Pure: reads no clock and no store.
 
     Args:
         entries: the whole catalog of one database, in any order.
         policy: how much to keep.
         now: timezone-aware.
+        anomalies: what `include.backup.anomaly.anomalies` found in these entries.
 
     Returns:
         A decision for every entry.
@@ -146,85 +160,145 @@ def plan(entries: Sequence[CatalogEntry], policy: Policy, *, now: datetime) -> R
         raise ValueError("a backup is listed twice; one of them would seem superseded by the other")
 
     newest_first = sorted(entries, key=lambda entry: (entry.manifest.created_at, entry.manifest.id), reverse=True)
-    stopped = _why_stopped(newest_first, now)
+    stopped = why_halted(newest_first, anomalies, now=now)
     decisions: list[Decision] = []
     for tier in Tier:
         of_tier = [entry for entry in newest_first if entry.manifest.tier == tier]
         if stopped is None:
-            decisions += _plan_tier(of_tier, tier, slots=policy.slots(tier), now=now)
+            decisions += _plan_tier(of_tier, tier, promised=policy.slots(tier), now=now)
         else:
             decisions += [_decision(entry, "keep", "nothing of this database is dropped now") for entry in of_tier]
     return RetentionPlan(decisions=tuple(decisions), stopped=stopped)
 
 
-def _why_stopped(entries: Sequence[CatalogEntry], now: datetime) -> str | None:
-    for entry in entries:
-        times = [entry.manifest.created_at, entry.manifest.finished_at]
-        if entry.verification is not None:
-            times.append(entry.verification.verified_at)
-        latest = max(times)
-        if latest > now + CLOCK_SKEW:
-            return (
-                f"{entry.backup_id} or its verification is dated {_written(latest)}, but now it is {_written(now)}: "
-                "a clock is or was wrong, so ages mean nothing, and nothing is dropped until that time has come"
-            )
-    return None
+@dataclass(frozen=True)
+class _Slots:
+    """Who fills which slot of one tier; periods are in order, the newest first.
+
+    Args:
+        tier: which.
+        promised: N of the policy.
+        fillers: by period, of every period that is kept.
+        good: the newest N periods that hold a good backup.
+        proved: the newest N periods that hold a proved one.
+        newest: the newest good backup of the tier.
+    """
+
+    tier: Tier
+    promised: int
+    fillers: dict[str, CatalogEntry]
+    good: list[str]
+    proved: list[str]
+    newest: CatalogEntry | None
+
+    @property
+    def unit(self) -> str:
+        return _PERIODS[self.tier][0]
 
 
-def _plan_tier(entries: Sequence[CatalogEntry], tier: Tier, *, slots: int, now: datetime) -> list[Decision]:
+def _fill(entries: Sequence[CatalogEntry], tier: Tier, promised: int) -> _Slots:
     newest_good: dict[str, CatalogEntry] = {}
+    newest_proved: dict[str, CatalogEntry] = {}
     for entry in entries:
         if entry.good and not entry.manifest.keep_forever:
-            newest_good.setdefault(_period(tier, entry.manifest.created_at), entry)
-    fillers = {period: newest_good[period] for period in sorted(newest_good, reverse=True)[:slots]}
+            period = _period(tier, entry.manifest.created_at)
+            newest_good.setdefault(period, entry)
+            if entry.proved:
+                newest_proved.setdefault(period, entry)
+    good = sorted(newest_good, reverse=True)[:promised]
+    proved = sorted(newest_proved, reverse=True)[:promised]
+    return _Slots(
+        tier=tier,
+        promised=promised,
+        fillers={
+            period: newest_proved.get(period, newest_good[period]) for period in sorted({*good, *proved}, reverse=True)
+        },
+        good=good,
+        proved=proved,
+        newest=newest_good[good[0]] if good else None,
+    )
+
+
+def _plan_tier(entries: Sequence[CatalogEntry], tier: Tier, *, promised: int, now: datetime) -> list[Decision]:
+    slots = _fill(entries, tier, promised)
     decisions: list[Decision] = []
     for entry in entries:
         if entry.manifest.keep_forever:
             decisions.append(_decision(entry, "keep", "it is marked to be kept for ever; it fills no slot"))
-        elif entry.good:
-            decisions.append(_decide_good(entry, fillers, slots=slots, now=now))
+        elif not entry.good:
+            decisions.append(_decide_doubtful(entry, slots, now=now))
+        elif slots.fillers.get(_period(tier, entry.manifest.created_at)) is entry:
+            decisions.append(_keep_filler(entry, slots))
         else:
-            decisions.append(_decide_doubtful(entry, fillers, slots=slots, now=now))
+            decisions.append(_decide_other_good(entry, slots, now=now))
     return decisions
 
 
-def _decide_good(entry: CatalogEntry, fillers: Mapping[str, CatalogEntry], *, slots: int, now: datetime) -> Decision:
-    tier = entry.manifest.tier
-    unit, _ = _PERIODS[tier]
+def _keep_filler(entry: CatalogEntry, slots: _Slots) -> Decision:
+    tier, unit, promised = slots.tier, slots.unit, slots.promised
     period = _period(tier, entry.manifest.created_at)
-    if period not in fillers:
+    if period not in slots.good:
+        number = slots.proved.index(period) + 1
         return _decision(
-            entry, "drop", f"good, but {slots} newer {unit}s have a good backup each, which is all that is promised"
+            entry,
+            "keep",
+            f"the newest proved backup of {unit} {period}; it stays until {promised} newer {unit}s have a proved one",
+            f"{tier}, proved {number} of {promised}",
         )
-    if fillers[period] is entry:
-        slot = f"{tier} {list(fillers).index(period) + 1} of {slots}"
-        return _decision(entry, "keep", f"the newest good backup of {unit} {period}", slot)
-    newer = _written(fillers[period].manifest.created_at)
-    if period >= _period(tier, now):
-        return _decision(entry, "keep", f"good; the one of {newer} is newer, but {unit} {period} is not over yet")
-    return _decision(entry, "drop", f"good, but {unit} {period} is over and keeps its newest good backup, of {newer}")
+    slot = f"{tier} {slots.good.index(period) + 1} of {promised}"
+    if entry.proved:
+        return _decision(entry, "keep", f"the newest proved backup of {unit} {period}", f"{slot}, proved")
+    reason = f"the newest good backup of {unit} {period}"
+    if slots.proved:
+        return _decision(entry, "keep", f"{reason}; verified, it stands in until a proof", f"{slot}, verified")
+    return _decision(entry, "keep", reason, slot)
 
 
-def _decide_doubtful(
-    entry: CatalogEntry, fillers: Mapping[str, CatalogEntry], *, slots: int, now: datetime
-) -> Decision:
-    unit, _ = _PERIODS[entry.manifest.tier]
+def _decide_other_good(entry: CatalogEntry, slots: _Slots, *, now: datetime) -> Decision:
+    unit = slots.unit
+    period = _period(slots.tier, entry.manifest.created_at)
+    if period not in slots.fillers:
+        state = "proved" if entry.proved else "good"
+        return _decision(
+            entry,
+            "drop",
+            f"{state}, but {slots.promised} newer {unit}s have a {state} backup each, which is all that is promised",
+        )
+    filler = slots.fillers[period]
+    of = written(filler.manifest.created_at)
+    if period >= _period(slots.tier, now):
+        other = f"the proved one of {of} fills the slot" if filler.proved else f"the one of {of} is newer"
+        return _decision(entry, "keep", f"good; {other}, but {unit} {period} is not over yet")
+    if filler.manifest.created_at < entry.manifest.created_at:
+        if entry is slots.newest:
+            return _decision(entry, "keep", f"the newest good backup of this tier, though only that of {of} is proved")
+        if now - entry.manifest.finished_at < GRACE:
+            return _decision(
+                entry, "keep", f"good; the proved one of {of} fills the slot, but the proof of this may be under way"
+            )
+    best = "proved" if filler.proved else "good"
+    return _decision(entry, "drop", f"good, but {unit} {period} is over and keeps its newest {best} backup, of {of}")
+
+
+def _decide_doubtful(entry: CatalogEntry, slots: _Slots, *, now: datetime) -> Decision:
+    unit, promised = slots.unit, slots.promised
     verification = entry.verification
     if verification is None or (verification.backup, verification.sha256) != (entry.manifest.id, entry.manifest.sha256):
         state = "not verified"
-    else:
+    elif verification.failure is not None:
         state = f"its verification failed ({verification.failure})"
+    else:
+        state = f"its restore failed ({differing(entry)})"
     if now - entry.manifest.finished_at < GRACE:
         return _decision(entry, "keep", f"{state}, but made less than {GRACE // timedelta(hours=1)} hours ago")
-    if len(fillers) < slots:
+    if slots.newest is None or len(slots.good) < promised:
         return _decision(
-            entry, "keep", f"{state}, but only {len(fillers)} of {slots} promised {unit}s have a good backup"
+            entry, "keep", f"{state}, but only {len(slots.good)} of {promised} promised {unit}s have a good backup"
         )
-    newest = next(iter(fillers.values()))
-    if newest.manifest.created_at < entry.manifest.created_at:
+    if slots.newest.manifest.created_at < entry.manifest.created_at:
         return _decision(entry, "keep", f"{state}, but there is no newer good backup in this tier")
     return _decision(
-        entry, "drop", f"{state}, a newer one is good, and all {slots} promised {unit}s have a good backup"
+        entry, "drop", f"{state}, a newer one is good, and all {promised} promised {unit}s have a good backup"
     )
 
 
@@ -234,6 +308,7 @@ def _decision(entry: CatalogEntry, action: Literal["keep", "drop"], reason: str,
         action=action,
         reason=reason,
         slot=slot,
+        verdict=entry.verdict,
         sha256=entry.manifest.sha256,
         bytes=entry.manifest.bytes,
     )
@@ -242,7 +317,3 @@ def _decision(entry: CatalogEntry, action: Literal["keep", "drop"], reason: str,
 def _period(tier: Tier, moment: datetime) -> str:
     _, form = _PERIODS[tier]
     return moment.astimezone(UTC).strftime(form)
-
-
-def _written(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from include.backup.stores.base import Store, StoredObject, UnfinishedUpload
 
 MIN_AGE = timedelta(days=7)  # longer than any dump or verification may run
-_SUFFIXES = frozenset({".dump", ".json", ".verify.json", ".proof.json"})
+_SUFFIXES = frozenset({".dump", ".json", ".inventory.json", ".verify.json", ".proof.json", ".accepted.json"})
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ from humanize import naturalsize, precisedelta
 from include.backup import catalog, dump, prune, retention, sweep
 from include.backup import preflight as checks
 from include.backup import verify as verification
+from include.backup.anomaly import anomalies
 from include.backup.model import BackupId, Tier
 from include.config import settings as configuration
 from include.errors import MaintenanceError
 from include.runtime import alerts
 from include.runtime.connections import open_store, postgres_dsn
+from include.runtime.dags import VERIFIED_BACKUPS, backups_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from include.config.settings import DatabaseSettings, Settings
 
 PROGRESS_EVERY_SECONDS = 10.0
+STEPS = ("preflight", "dump", "verify", "prune")
 
 log = logging.getLogger(__name__)
 
@@ -117,39 +120,54 @@ def back_up(database: str, tier: Tier, run_id: str, params: Mapping[str, Any]) -
     )
 
 
-def verify(backup: str, database: str) -> VerifyResult:
-    """Read the backup back from the store and judge it.
+def verify(backup: str, database: str, outlet_events: Any) -> VerifyResult:
+    """Read the backup back from the store and judge it; a good one becomes an event of its database's asset.
+
+    Args:
+        backup: its id.
+        database: its configured name.
+        outlet_events: Airflow's collector of asset events.
 
     Raises:
         MaintenanceError: see `include.backup.verify.verify`.
     """
     settings, options = _settings(database)
+    identifier = BackupId.parse(backup)
     staging = options.archive.staging
     with _progress(f"{database}: read back") as progress:
         outcome = verification.verify(
             open_store(settings.store),
-            BackupId.parse(backup),
+            identifier,
             staging=Path(staging) if staging else None,
             progress=progress,
         )
+    outlet_events[VERIFIED_BACKUPS].add(backups_of(database), extra={"backup": backup, "tier": identifier.tier.value})
     return VerifyResult(level=outcome.level, seconds=outcome.seconds)
 
 
 def prune_backups(database: str) -> PruneResult:
     """Remove what the retention policy no longer keeps, and what killed runs left behind long ago.
 
+    A plan that is stopped is no failure of this task, which would be repeated every night: the backup itself is good.
+    The monitor tells Slack of it, once, and when it is over.
+
     Raises:
         MaintenanceError: the store refused, or is not as planned.
     """
-    settings, _ = _settings(database)
+    settings, options = _settings(database)
     store = open_store(settings.store)
     now = datetime.now(UTC)
     found = catalog.read_catalog(store, database)
     for key, reason in found.unreadable:
         log.warning("%s is left alone: %s", key, reason)
-    plan = retention.plan(found.entries, retention.Policy(**settings.retention.model_dump()), now=now)
+    plan = retention.plan(
+        found.entries,
+        retention.Policy(**settings.retention.model_dump()),
+        now=now,
+        anomalies=anomalies(found.entries, options.monitor),
+    )
     if plan.stopped:
-        log.warning("nothing is pruned: %s", plan.stopped)
+        log.warning("nothing of %s is pruned: %s", database, plan.stopped)
     for decision in plan.decisions:
         log.info("%s %s: %s", decision.action, decision.backup, decision.reason)
     removals = prune.apply(plan, store)
@@ -172,45 +190,34 @@ def report(tier: Tier, databases: Sequence[str], instance: Any) -> dict[str, dic
     Raises:
         RunFailedError: a database's backup failed.
     """
-    states = {
-        (crumb["task_id"], crumb["map_index"]): crumb["state"]
-        for crumb in instance.get_task_breadcrumbs(dag_id=instance.dag_id, run_id=instance.run_id)
-    }
+    states = alerts.task_states(instance)
     summary: dict[str, dict[str, Any]] = {}
     failed = []
     for index, database in enumerate(databases):
-        steps = {task: states.get((f"database.{task}", index)) for task in ("preflight", "dump", "verify", "prune")}
-        if steps["preflight"] == "skipped":
+        if states.get(("database.preflight", index)) == "skipped":
             continue
-        dumped: BackupResult | None = _result(instance, "dump", index)
-        broken = next((task for task, state in steps.items() if state == "failed"), None)
+        dumped: BackupResult | None = instance.xcom_pull(task_ids="database.dump", map_indexes=index)
+        broken = alerts.broken_task(
+            instance,
+            states,
+            [f"database.{step}" for step in STEPS],
+            map_index=index,
+            database=database,
+            untouched="nothing is listed as a backup that is not whole; earlier backups are as they were",
+        )
+        # A person may have marked a task as skipped: only what was verified is called so.
+        verified = "verified" if states.get(("database.verify", index)) == "success" else "not verified"
         summary[database] = {
-            # A person may have marked a task as skipped: only what was verified is called so.
-            "outcome": f"{broken} failed" if broken else "verified" if steps["verify"] == "success" else "not verified",
+            "outcome": f"{broken.removeprefix('database.')} failed" if broken else verified,
             "backup": dumped["backup"] if dumped else None,
             "size": naturalsize(dumped["bytes"], binary=True) if dumped else None,
         }
         log.info("%s %s: %s", tier, database, summary[database])
         if broken:
             failed.append(database)
-            task_id = f"database.{broken}"
-            if not instance.xcom_pull(task_ids=task_id, key=alerts.TOLD, map_indexes=index):
-                alerts.send(
-                    alerts.killed(
-                        dag_id=instance.dag_id,
-                        run_id=instance.run_id,
-                        task_id=task_id,
-                        map_index=index,
-                        database=database,
-                    )
-                )
     if failed:
         raise alerts.RunFailedError(f"failed: {', '.join(failed)}; the other databases were finished")
     return summary
-
-
-def _result(instance: Any, task: str, index: int) -> Any:
-    return instance.xcom_pull(task_ids=f"database.{task}", map_indexes=index)
 
 
 def _settings(database: str) -> tuple[Settings, DatabaseSettings]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from pydantic import ValidationError
+
+from include.backup.certificate import Check, Proof, Verdict
 from include.backup.model import (
+    Acceptance,
     BackupId,
     CatalogEntry,
     Manifest,
     ServerIdentity,
     StoredFile,
+    TableFingerprint,
     Tier,
     Verification,
 )
+from include.backup.record import Record
 from include.backup.retention import Decision, Policy, plan
 from include.backup.stores.base import MissingObjectError, StoredObject, StoreError, UnfinishedUpload
 
@@ -23,9 +29,15 @@ if TYPE_CHECKING:
 
     from include.backup.stores.base import Store
 
+R = TypeVar("R", bound=Record)
 State = Literal["good", "unverified", "failed", "verified as another object"]
 NOW = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)  # a Wednesday, in the middle of its day, week and month
 FIVE_DAILY = Policy(daily=5, weekly=3, monthly=2, pre_migration=2)
+_OUTCOMES: dict[Verdict, Literal["held", "differs", "not checked"]] = {
+    "proved": "held",
+    "failed": "differs",
+    "incomplete": "not checked",
+}
 _SERVER = ServerIdentity(system_identifier="1", database="hotel", version="17.10", major=17)
 
 
@@ -48,34 +60,46 @@ def entry(
     finished: datetime | None = None,
     verified: datetime | None = None,
     archive: str = "a",
+    proof: Verdict | None = None,
+    proved: datetime | None = None,
+    accepted: datetime | None = None,
+    **manifest_fields: Any,
 ) -> CatalogEntry:
-    """A backup that took a minute and was verified a minute later, unless told otherwise."""
+    """A backup that took a minute and was verified and proved within two more, unless told otherwise."""
     backup = BackupId(database=database, tier=tier, created_at=created)
     finished = finished or created + timedelta(minutes=1)
-    manifest = Manifest(
-        id=backup.stem,
-        database=database,
-        tier=tier,
-        created_at=created,
-        finished_at=finished,
-        run_id="manual",
-        server=_SERVER,
-        tools={"pg_dump": "17.10"},
-        archive_format="custom",
-        compression="zstd:1",
-        bytes=len(archive),
-        sha256=f"sha256 of {archive}",
-        files=(StoredFile(suffix=".dump", bytes=len(archive), sha256=f"sha256 of {archive}"),),
-        dump_seconds=60,
-        fingerprint_seconds=1,
-        tables=(),
-        schema_revision=None,
-        extensions={},
-        roles=(),
-        keep_forever=pinned,
-    )
+    fields: dict[str, Any] = {
+        "id": backup.stem,
+        "database": database,
+        "tier": tier,
+        "created_at": created,
+        "finished_at": finished,
+        "run_id": "manual",
+        "server": _SERVER,
+        "tools": {"pg_dump": "17.10"},
+        "archive_format": "custom",
+        "compression": "zstd:1",
+        "bytes": len(archive),
+        "sha256": f"sha256 of {archive}",
+        "files": (StoredFile(suffix=".dump", bytes=len(archive), sha256=f"sha256 of {archive}"),),
+        "dump_seconds": 60,
+        "fingerprint_seconds": 1,
+        "tables": (),
+        "schema_revision": None,
+        "extensions": {},
+        "roles": (),
+        "keep_forever": pinned,
+    }
+    manifest = Manifest(**{**fields, **manifest_fields})
+    found: dict[str, Any] = {}
+    if proof is not None:
+        found["proof"] = certificate(manifest, proof, proved or finished + timedelta(minutes=2))
+    if accepted is not None:
+        found["acceptance"] = Acceptance(
+            backup=manifest.id, sha256=manifest.sha256, accepted_at=accepted, reason="the archive was emptied"
+        )
     if state == "unverified":
-        return CatalogEntry(manifest=manifest, verification=None)
+        return CatalogEntry(manifest=manifest, verification=None, **found)
     verification = Verification(
         backup=backup.stem,
         sha256="sha256 of something else" if state == "verified as another object" else manifest.sha256,
@@ -84,7 +108,33 @@ def entry(
         failure="sha256 differs" if state == "failed" else None,
         seconds=1,
     )
-    return CatalogEntry(manifest=manifest, verification=verification)
+    return CatalogEntry(manifest=manifest, verification=verification, **found)
+
+
+def certificate(manifest: Manifest, verdict: Verdict, proved_at: datetime) -> Proof:
+    """Of this very archive and manifest."""
+    return Proof(
+        backup=manifest.id,
+        sha256=manifest.sha256,
+        manifest_sha256=manifest.digest,
+        proved_at=proved_at,
+        verdict=verdict,
+        checks=(
+            Check(name="rows", outcome="held", detail="3 tables"),
+            Check(name="row hashes", outcome=_OUTCOMES[verdict], detail="3 tables"),
+        ),
+        fetch_seconds=1,
+        restore_seconds=2,
+        check_seconds=3,
+        server_version="17.10",
+        pg_restore="17.10",
+    )
+
+
+def table(rows: int | None, name: str = "bookings", *, root: str | None = None) -> TableFingerprint:
+    return TableFingerprint(
+        oid=1, schema_name="hotel", name=name, rows=rows, row_hash=None, method=None, hash_partition_of=root
+    )
 
 
 def dropped(entries: Iterable[CatalogEntry], policy: Policy = FIVE_DAILY, now: datetime = NOW) -> set[datetime]:
@@ -97,50 +147,63 @@ def the(entries: Iterable[CatalogEntry], created: datetime, policy: Policy = FIV
     return found[0]
 
 
-def nightly(first: int, last: int, *, tier: Tier = Tier.DAILY, state: State = "good") -> list[CatalogEntry]:
+def nightly(
+    first: int, last: int, *, tier: Tier = Tier.DAILY, state: State = "good", proof: Verdict | None = None
+) -> list[CatalogEntry]:
     """One backup a night, from `first` to `last` days ago."""
-    return [entry(days_ago(day), tier, state=state) for day in range(last, first + 1)]
+    return [entry(days_ago(day), tier, state=state, proof=proof) for day in range(last, first + 1)]
 
 
 def write(
     store: Store, made: CatalogEntry, *, archive: dict[str, bytes] | None = None, proof: bool = False
 ) -> set[str]:
-    """Put a backup's objects into a store, the archive first. Returns their keys."""
+    """Put a backup's objects into a store, the archive first; `proof` is for one that nobody can read. The keys."""
     backup = made.backup_id
     objects = {f"{backup.stem}{suffix}": data for suffix, data in (archive or {".dump": b"a"}).items()}
-    if made.verification is not None:
-        objects[backup.verification_key] = made.verification.model_dump_json().encode()
     if proof:
         objects[backup.proof_key] = b"{}"
-    objects[backup.manifest_key] = made.manifest.model_dump_json().encode()
+    for key, record in (
+        (backup.verification_key, made.verification),
+        (backup.proof_key, made.proof),
+        (backup.acceptance_key, made.acceptance),
+        (backup.manifest_key, made.manifest),
+    ):
+        if record is not None:
+            objects[key] = record.model_dump_json().encode()
     for key, data in objects.items():
         store.put(key, data, replace=True)
     return set(objects)
 
 
-@lru_cache(maxsize=4096)  # simulations read the same records hundreds of times
-def _manifest(data: bytes) -> Manifest:
-    return Manifest.model_validate_json(data)
-
-
-@lru_cache(maxsize=4096)
-def _verification(data: bytes) -> Verification:
-    return Verification.model_validate_json(data)
+@lru_cache(maxsize=8192)  # simulations read the same records hundreds of times
+def _record(kind: type[R], data: bytes) -> R | None:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def catalog(store: Store, database: str = "hotel") -> list[CatalogEntry]:
-    """What the catalog shows: every manifest, and the verification beside it."""
+    """What the catalog shows: every manifest, and the records beside it."""
     keys = {found.key for found in store.list(f"{database}/")}
+
+    def record(kind: type[R], key: str) -> R | None:
+        return _record(kind, store.get(key)) if key in keys else None
+
     entries = []
     for key in sorted(keys):
         parsed = BackupId.from_key(key) if key.endswith("Z.json") else None
         if parsed is None:
             continue
         backup = parsed[0]
-        record = store.get(backup.verification_key) if backup.verification_key in keys else None
+        manifest = record(Manifest, key)
+        assert manifest is not None
         entries.append(
             CatalogEntry(
-                manifest=_manifest(store.get(key)), verification=None if record is None else _verification(record)
+                manifest=manifest,
+                verification=record(Verification, backup.verification_key),
+                proof=record(Proof, backup.proof_key),
+                acceptance=record(Acceptance, backup.acceptance_key),
             )
         )
     return entries

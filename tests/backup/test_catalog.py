@@ -17,18 +17,12 @@ from include.backup.catalog import (
 from include.backup.model import BackupId, Tier
 from include.backup.stores.base import StoreError
 from include.backup.stores.local import LocalStore
-from tests.backup.retention_world import days_ago, entry
+from tests.backup.retention_world import MemoryStore, days_ago, entry, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from include.backup.model import CatalogEntry
-
-
-def write(store: LocalStore, made: CatalogEntry) -> None:
-    store.put(made.backup_id.manifest_key, made.manifest.model_dump_json().encode())
-    if made.verification is not None:
-        store.put(made.backup_id.verification_key, made.verification.model_dump_json().encode())
 
 
 def test_an_empty_store_and_one_that_does_not_exist_yet_hold_no_backups(folder_store: LocalStore) -> None:
@@ -47,6 +41,57 @@ def test_backups_of_all_tiers_are_listed_oldest_first_with_what_is_known_of_them
         write(folder_store, each)
     assert list(read_catalog(folder_store, "hotel").entries) == made
     assert [each.good for each in made] == [True, False, False, True]
+
+
+def test_a_backup_is_listed_with_its_proof_and_with_a_persons_acceptance(folder_store: LocalStore) -> None:
+    made = [
+        entry(days_ago(4), proof="proved"),
+        entry(days_ago(3), proof="failed", accepted=days_ago(1)),
+        entry(days_ago(2), proof="incomplete", state="unverified"),
+        entry(days_ago(1), accepted=days_ago(0)),
+    ]
+    for each in made:
+        write(folder_store, each)
+    found = read_catalog(folder_store, "hotel").entries
+    assert list(found) == made
+    assert [(each.verdict, each.proved, each.good, each.accepted) for each in found] == [
+        ("proved", True, True, False),
+        ("failed", False, False, True),
+        ("incomplete", False, False, False),
+        (None, False, True, True),
+    ]
+
+
+def test_only_records_that_the_listing_shows_are_read() -> None:
+    class Counting(MemoryStore):
+        def get(self, key: str) -> bytes:
+            read.append(key)
+            return super().get(key)
+
+    read: list[str] = []
+    store = Counting()
+    made = [entry(days_ago(2)), entry(days_ago(1), state="unverified", proof="incomplete")]
+    for each in made:
+        write(store.store, each)
+    store.put(entry(days_ago(5)).backup_id.proof_key, b"of a backup that is gone")
+    assert list(read_catalog(store.store, "hotel").entries) == made
+    first, second = (each.backup_id for each in made)
+    assert sorted(read) == sorted([first.manifest_key, first.verification_key, second.manifest_key, second.proof_key])
+
+
+def test_a_backup_that_is_removed_while_the_catalog_is_read_is_not_listed() -> None:
+    class Vanishing(MemoryStore):
+        def get(self, key: str) -> bytes:
+            if key == gone.backup_id.manifest_key:
+                self.delete(key)
+            return super().get(key)
+
+    gone, left = entry(days_ago(2), proof="proved"), entry(days_ago(1))
+    store = Vanishing()
+    for each in (gone, left):
+        write(store.store, each)
+    found = read_catalog(store.store, "hotel")
+    assert (found.entries, found.unreadable) == ((left,), ())
 
 
 def test_an_archive_without_a_manifest_is_no_backup(folder_store: LocalStore) -> None:
@@ -129,13 +174,17 @@ def test_a_missing_manifest_is_told_with_the_way_to_list_them(folder_store: Loca
     assert raised.value.database == "hotel"
 
 
-def test_a_verification_record_that_cannot_be_read_proves_nothing(folder_store: LocalStore) -> None:
-    made = entry(days_ago(1))
+@pytest.mark.parametrize("record", [b"{", b"", b'{"schema_version": 2}', b"\xff"])
+def test_a_record_that_cannot_be_read_proves_nothing_and_accepts_nothing(
+    folder_store: LocalStore, record: bytes
+) -> None:
+    made = entry(days_ago(1), proof="failed", accepted=days_ago(0))
     write(folder_store, made)
-    folder_store.put(made.backup_id.verification_key, b"{", replace=True)
+    for key in (made.backup_id.verification_key, made.backup_id.proof_key, made.backup_id.acceptance_key):
+        folder_store.put(key, record, replace=True)
     (found,) = read_catalog(folder_store, "hotel").entries
-    assert found.verification is None
-    assert not found.good
+    assert (found.verification, found.proof, found.acceptance) == (None, None, None)
+    assert (found.good, found.proved, found.accepted) == (False, False, False)
 
 
 def test_a_store_that_cannot_be_read_is_an_error_and_not_an_empty_catalog(tmp_path: Path) -> None:

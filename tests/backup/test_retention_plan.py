@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from include.backup.model import Tier
 from include.backup.retention import Policy, plan
 from tests.backup.retention_world import FIVE_DAILY, NOW, State, at, days_ago, dropped, entry, nightly
+
+if TYPE_CHECKING:
+    from include.backup.certificate import Verdict
 
 # Clocks
 
@@ -146,12 +150,35 @@ def test_planning_looks_at_the_backups_and_not_at_their_order() -> None:
         (["18 02", "17 02", "16 02", "18 11 unverified"], []),
         (["18 02", "17 02", "16 02", "15 02 pinned"], []),
         ([*(f"{day} 02" for day in range(10, 19)), "25 02"], []),
+        (["16 02 proved", "16 11", "17 02"], ["16 11"]),
+        (["18 02 proved", "18 11"], []),
+        (["17 02 proved", "17 23", "18 02"], []),
+        ([f"{day} 02 proved" for day in range(10, 19)], [f"{day} 02" for day in range(10, 16)]),
+        (
+            [*(f"{day:02} 02 proved" for day in range(8, 13)), *(f"{day} 02" for day in range(13, 19))],
+            ["08 02", "09 02", "13 02", "14 02", "15 02"],
+        ),
+        (
+            ["12 02 proved", *(f"{day} 02" for day in range(13, 18)), "18 02 proved"],
+            ["13 02", "14 02", "15 02"],
+        ),
+        ([*(f"{day} 02 proved" for day in range(10, 18)), "18 02 disproved"], []),
+        (
+            [*(f"{day} 02 proved" for day in range(10, 18)), "18 02 incomplete"],
+            [f"{day} 02" for day in range(10, 15)],
+        ),
     ],
 )
 def test_the_examples_in_the_documentation_hold(daily: list[str], goes: list[str]) -> None:
     states: dict[str, State] = {"failed": "failed", "unverified": "unverified"}
+    proofs: dict[str, Verdict] = {"proved": "proved", "disproved": "failed", "incomplete": "incomplete"}
     entries = [
-        entry(at(f"2026-03-{day} {hour}:00"), state=states.get("".join(word), "good"), pinned=word == ["pinned"])
+        entry(
+            at(f"2026-03-{day} {hour}:00"),
+            state=states.get("".join(word), "good"),
+            pinned=word == ["pinned"],
+            proof=proofs.get("".join(word)),
+        )
         for day, hour, *word in (text.split() for text in daily)
     ]
     expected = {at(f"2026-03-{day} {hour}:00") for day, hour in (text.split() for text in goes)}

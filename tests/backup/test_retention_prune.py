@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.backup.model import CatalogEntry, Tier
-from include.backup.prune import PlanOutdatedError, Removal, apply
+from include.backup.model import Tier
+from include.backup.prune import Removal, apply
 from include.backup.retention import Policy, RetentionPlan, plan
 from include.backup.stores.base import Store, StoreError
 from include.backup.stores.local import LocalStore
 from include.backup.sweep import sweep
-from tests.backup.retention_world import NOW, MemoryStore, catalog, days_ago, entry, write
+from tests.backup.retention_world import NOW, catalog, days_ago, entry, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,122 +183,3 @@ def test_a_prune_after_a_failed_one_and_a_sweep_leave_no_rubbish(tmp_path: Path)
         for backup in [entry(days_ago(day)).backup_id]
         for key in (backup.dump_key, backup.manifest_key, backup.verification_key)
     }
-
-
-# A store that is no longer what was planned for
-
-
-def _refused(store: Store, plan: RetentionPlan, why: str) -> None:
-    """`apply` refuses, names the reason, and has removed nothing of what the store holds now."""
-    before = keys(store)
-    with pytest.raises(PlanOutdatedError, match=why) as raised:
-        apply(plan, store)
-    assert keys(store) == before
-    assert raised.value.transient
-
-
-def _rewrite(store: Store, made: CatalogEntry, **changes: object) -> None:
-    changed = made.manifest.model_copy(update=changes)
-    store.put(made.backup_id.manifest_key, changed.model_dump_json().encode(), replace=True)
-
-
-def test_a_backup_pinned_after_planning_is_not_removed(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    _rewrite(store, entry(days_ago(2)), keep_forever=True)
-    _refused(store, decided, "marked to be kept for ever")
-
-
-def test_another_archive_under_the_same_name_is_not_removed(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    _rewrite(store, entry(days_ago(2)), sha256="another")
-    _refused(store, decided, "taken its place")
-
-
-def test_a_manifest_with_another_id_under_the_same_name_is_not_removed(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    _rewrite(store, entry(days_ago(2)), id="hotel/daily/another")
-    _refused(store, decided, "is that of hotel/daily/another")
-
-
-def test_a_manifest_that_cannot_be_read_any_more_is_not_removed(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    store.put(entry(days_ago(2)).backup_id.manifest_key, b"{", replace=True)
-    _refused(store, decided, "cannot be understood")
-
-
-def test_the_archive_of_a_backup_whose_manifest_is_gone_is_left_to_the_sweep(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    store.delete(entry(days_ago(2)).backup_id.manifest_key)
-    _refused(store, decided, "there is no backup")
-
-
-def test_nothing_goes_when_a_backup_that_was_to_stay_is_gone(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    store.delete(entry(days_ago(0)).backup_id.manifest_key)
-    _refused(store, decided, "hotel_2026-03-18T120000Z was to keep, but there is no backup")
-
-
-def test_nothing_goes_when_a_backup_that_was_to_stay_failed_its_next_verification(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    write(store, entry(days_ago(1), state="failed"))
-    _refused(store, decided, "no longer says that it is good")
-
-
-@pytest.mark.parametrize("record", [None, b"{"])
-def test_nothing_goes_when_the_verification_of_a_backup_that_was_to_stay_is_lost(
-    store: LocalStore, record: bytes | None
-) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    key = entry(days_ago(1)).backup_id.verification_key
-    if record is None:
-        store.delete(key)
-    else:
-        store.put(key, record, replace=True)
-    _refused(store, decided, "verification is gone or cannot be read")
-
-
-def test_a_refusal_half_way_tells_what_was_removed_before_it(store: LocalStore) -> None:
-    for day in range(4):
-        write(store, entry(days_ago(day)))
-    decided = planned(store)
-    _rewrite(store, entry(days_ago(2)), keep_forever=True)
-    with pytest.raises(PlanOutdatedError) as raised:
-        apply(decided, store)
-    assert raised.value.what.endswith(f"Removed before it: {entry(days_ago(3)).backup_id}.")
-    assert len(catalog(store)) == 3
-
-
-def test_a_tier_that_loses_nothing_does_not_hold_up_the_others(store: LocalStore) -> None:
-    for day in range(3):
-        write(store, entry(days_ago(day)))
-    monthly = entry(days_ago(1), Tier.MONTHLY)
-    write(store, monthly)
-    decided = planned(store)
-    store.delete(monthly.backup_id.manifest_key)
-    assert len(apply(decided, store)) == 1
-
-
-def test_two_prunes_at_once_remove_no_more_than_one(store: LocalStore) -> None:
-    memory = MemoryStore()
-    for day in range(5):
-        write(memory.store, entry(days_ago(day)))
-    first, second = planned(memory.store), planned(memory.store)
-    apply(first, memory.store)
-    _refused(memory.store, second, "there is no backup")
-    assert len(catalog(memory.store)) == 2
