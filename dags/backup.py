@@ -1,7 +1,8 @@
 """### Backups of every configured database
 
 **What.** Each database is dumped by `pg_dump` in one snapshot straight into the store, read back and verified, and
-then what the retention policy no longer keeps is removed: 7 daily, 4 weekly and 6 monthly backups by default.
+then what the retention policy no longer keeps is removed: 7 daily, 4 weekly and 6 monthly backups by default. Each
+verified backup is an event of the asset `backup/<database>`, which starts its proof.
 
 **When.** `backup_daily` at 02:00 UTC, `backup_weekly` on Sundays at 03:00, `backup_monthly` on the 1st at 04:00; by
 hand at any time with *Trigger*, where the form asks for which databases, whether the backup is to be kept for ever,
@@ -24,8 +25,8 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, task, task_group
 
 from include.backup.model import Tier
 from include.config.settings import load
-from include.runtime.alerts import run_timed_out, task_failed
-from include.runtime.retry import RetryTransient
+from include.runtime.alerts import run_timed_out
+from include.runtime.dags import DATABASE_NAME, DEFAULT_ARGS, VERIFIED_BACKUPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +38,6 @@ SCHEDULES = {
     Tier.DAILY: ("0 2 * * *", "every night at 02:00 UTC"),
     Tier.WEEKLY: ("0 3 * * 0", "Sundays at 03:00 UTC"),
     Tier.MONTHLY: ("0 4 1 * *", "on the 1st at 04:00 UTC"),
-}
-# Names the rows of mapped tasks in the UI.
-DATABASE_NAME = "{{ task.op_kwargs['name'] }}"
-DEFAULT_ARGS = {
-    "owner": "night-porter",
-    "retries": 2,
-    "retry_delay": timedelta(minutes=1),
-    "retry_exponential_backoff": 3.0,
-    "retry_policy": RetryTransient(),
-    "on_failure_callback": task_failed,
 }
 
 
@@ -112,11 +103,11 @@ def backup_dag(tier: Tier, databases: Sequence[str]) -> DAG:
 
             return dict(backup.back_up(name, tier, run_id or "", params or {}))
 
-        @task(map_index_template=DATABASE_NAME)
-        def verify(name: str, dumped: dict[str, Any]) -> dict[str, Any]:
+        @task(map_index_template=DATABASE_NAME, outlets=[VERIFIED_BACKUPS])
+        def verify(name: str, dumped: dict[str, Any], outlet_events: Any = None) -> dict[str, Any]:
             from include.runtime import backup
 
-            return dict(backup.verify(dumped["backup"], name))
+            return dict(backup.verify(dumped["backup"], name, outlet_events))
 
         @task(map_index_template=DATABASE_NAME)
         def prune(name: str) -> dict[str, Any]:

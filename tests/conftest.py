@@ -18,14 +18,23 @@ from include.stack.postgres import PostgresServer, installations
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A test's database need not survive a power cut.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "60"}
+# A test's database need not survive a power cut; some tests leave a prepared transaction behind on purpose.
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum_naptime": "60",
+    "max_prepared_transactions": "5",
+}
 
 
 # These start an Airflow each. Two at a time would take the machine's both cores, and could take the same port.
 AIRFLOW_FILES = (
     "tests/dags/test_backup_night.py",
     "tests/dags/test_form.py",
+    "tests/dags/test_prove_night.py",
+    "tests/dags/test_restore_night.py",
+    "tests/dags/test_monitor_night.py",
     "tests/deploy/test_containers_by_hand.py",
     "tests/stack/test_embedded.py",
 )

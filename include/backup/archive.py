@@ -44,6 +44,7 @@ _CONNECTION_LOST = (
     "connection to server",
     "no connection to the server",
     "terminating connection",
+    "before or while processing the request",  # the end of what libpq says of a lost server; its start may be cut off
 )
 # What --lock-wait-timeout sets is the statement's timeout.
 _LOCK_FAILURE = re.compile(r"timeout.*LOCK TABLE")

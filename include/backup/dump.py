@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from include.backup import archive, source
 from include.backup.fingerprint import fingerprint
+from include.backup.inventory import (
+    Inventory,
+    LargeObjects,
+    SchemaObject,
+    SequenceWindow,
+    as_archived,
+    take_large_objects,
+    take_objects,
+    take_sequences,
+    windows,
+    write_inventory,
+)
 from include.backup.model import Manifest, TableFingerprint, Tier, whole_sha256
 from include.backup.snapshot import Snapshot, claim, exported
 from include.errors import MaintenanceError
@@ -25,12 +38,36 @@ if TYPE_CHECKING:
     from include.backup.stores.base import Store
     from include.postgres.dsn import Dsn
 
-    Fingerprints = tuple[tuple[TableFingerprint, ...], float]
+log = logging.getLogger(__name__)
 
 # Measured (benchmarks/README.md): a zstd:1 dump has 8 % of the hotel database's size on disk and 40 % of the tokens
 # table's. A third lies near the upper end; that an estimate may be too small is what growing parts are for.
 EXPECTED_SHARE = 1 / 3
 CANCEL_AGAIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the snapshot's own session read beside the dump, and how long that took."""
+
+    tables: tuple[TableFingerprint, ...]
+    objects: tuple[SchemaObject, ...]
+    large_objects: LargeObjects
+    seconds: float
+
+
+@dataclass
+class _Reading:
+    """The reading that goes on beside a dump; `finish` waits for it, and reads the sequences once more."""
+
+    snapshot: Snapshot
+    future: Future[_Held]
+    sequences: tuple[SequenceWindow, ...] = ()
+
+    def finish(self) -> None:
+        """For when pg_dump has ended: an archive without what proves it is not to be committed."""
+        self.future.result()
+        self.sequences = windows(self.snapshot.sequences, take_sequences(self.snapshot.connection))
 
 
 def back_up(
@@ -48,8 +85,8 @@ def back_up(
 ) -> Manifest:
     """Dump one database into the store.
 
-    The fingerprints are taken in the very snapshot that pg_dump reads, while it reads. The manifest is written last:
-    whatever fails before that leaves no backup, and no earlier one is touched.
+    Fingerprints and inventory are taken in the very snapshot that pg_dump reads, while it reads. The manifest is
+    written last: whatever fails before that leaves no backup, and no earlier one is touched.
 
     Args:
         dsn: the source.
@@ -79,7 +116,7 @@ def back_up(
             connection, revision_table=options.revision_table, timeout=timeout, lock_timeout=lock_timeout
         ) as snapshot:
             started = time.monotonic()
-            with _fingerprinting(snapshot, hashes=options.fingerprints == "hashes") as fingerprints:
+            with _reading(snapshot, hashes=options.fingerprints == "hashes") as reading:
                 files = archive.DumpJob(
                     dsn=dsn,
                     store=store,
@@ -89,10 +126,22 @@ def back_up(
                     options=options,
                     expected_bytes=int(snapshot.database_bytes * EXPECTED_SHARE),
                     progress=progress,
-                    before_commit=partial(_require, fingerprints),
+                    before_commit=reading.finish,
                 ).run()
-                tables, fingerprint_seconds = fingerprints.result()
             seconds = time.monotonic() - started
+        held = reading.future.result()
+        objects, left_out = as_archived(held.objects)
+        for item in left_out:
+            log.warning("%s: %s %s is not dumped as it is: %s", database, item.kind, item.name, item.flags)
+        inventory = Inventory(
+            backup=backup.stem,
+            server_major=server_major,
+            objects=objects,
+            left_out=left_out,
+            sequences=reading.sequences,
+            large_objects=held.large_objects,
+        )
+        stored = write_inventory(store, backup, inventory, recipients=options.encryption_recipients)
         manifest = Manifest(
             id=backup.stem,
             database=database,
@@ -109,11 +158,15 @@ def back_up(
             sha256=whole_sha256(files),
             files=files,
             dump_seconds=round(seconds, 3),
-            fingerprint_seconds=round(fingerprint_seconds, 3),
-            tables=tables,
+            fingerprint_seconds=round(held.seconds, 3),
+            tables=held.tables,
             schema_revision=snapshot.contents.schema_revision,
+            revision_table=options.revision_table,
             extensions=snapshot.contents.extensions,
             roles=snapshot.contents.roles,
+            owners=snapshot.contents.owners,
+            locale=snapshot.contents.locale,
+            inventory=stored,
             keep_forever=keep_forever,
             reason=reason,
         )
@@ -122,18 +175,21 @@ def back_up(
 
 
 @contextmanager
-def _fingerprinting(snapshot: Snapshot, *, hashes: bool) -> Iterator[Future[Fingerprints]]:
-    """Take the fingerprints beside the dump, in the session that holds the snapshot; stopped if the dump fails."""
+def _reading(snapshot: Snapshot, *, hashes: bool) -> Iterator[_Reading]:
+    """Fingerprints and inventory beside the dump, in the session that holds the snapshot; stopped if the dump fails."""
 
-    def work() -> Fingerprints:
+    def work() -> _Held:
         started = time.monotonic()
+        # The schema first, as pg_dump does: a view dropped while the rows are read could not be deparsed any more.
+        objects = take_objects(snapshot.connection)
         tables = fingerprint(snapshot.connection, snapshot.contents.tables, hashes=hashes)
-        return tables, time.monotonic() - started
+        large_objects = take_large_objects(snapshot.connection, hashes=hashes)
+        return _Held(tables, objects, large_objects, time.monotonic() - started)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fingerprint") as pool:
         future = pool.submit(work)
         try:
-            yield future
+            yield _Reading(snapshot, future)
         except BaseException:
             # A request that comes between two statements stops nothing, so it is repeated; where the server is gone,
             # the session ends by itself, and what went wrong first is what counts.
@@ -166,11 +222,6 @@ def _lost(error: psycopg.Error) -> bool:
     """Whether the server ended the session: no SQLSTATE at all, or class 57P (shutdown, crash, not yet up)."""
     no_state = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     return no_state or (error.sqlstate or "").startswith("57P")
-
-
-def _require(fingerprints: Future[Fingerprints]) -> None:
-    """An archive whose fingerprints failed is not to be committed."""
-    fingerprints.result()
 
 
 def _age_version(options: DumpOptions) -> dict[str, str]:

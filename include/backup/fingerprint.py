@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from include.backup.source import Table
 
+Method = Literal["hash_record", "text"]
+
 # The text of a row must not depend on the session that reads it.
 SESSION_SETTINGS = (
     "SET TimeZone = 'UTC'",
@@ -82,28 +84,43 @@ def fingerprint(
     return tuple(results)
 
 
-def _one(connection: psycopg.Connection[tuple[Any, ...]], table: Table, *, hashes: bool) -> TableFingerprint:
-    method: Literal["hash_record", "text"] | None = None
-    if hashes:
-        columns = _columns(connection, table)
-        try:
-            # A type without a hash function is an error at the first row; the savepoint keeps the snapshot.
-            with connection.transaction():
-                rows, row_hash = _ask(connection, _HASH_RECORD, table, columns)
-                method = "hash_record"
-        except psycopg.errors.UndefinedFunction:
-            rows, row_hash = _ask(connection, _HASH_TEXT, table, columns)
-            method = "text"
-    else:
-        rows, row_hash = _ask(connection, _COUNT, table, sql.SQL(""))
+def fingerprint_by(
+    connection: psycopg.Connection[tuple[Any, ...]], table: Table, method: Method | None
+) -> TableFingerprint:
+    """One table's fingerprint by a given method, so that it can be compared with one that was made earlier.
+
+    Args:
+        connection: in a transaction, with SESSION_SETTINGS made.
+        table: what to read.
+        method: as in the fingerprint to compare with; None counts only.
+
+    Raises:
+        psycopg.errors.UndefinedFunction: a column's type has no hash function, for `hash_record`.
+        psycopg.Error: the server refused or went away.
+    """
+    query = {None: _COUNT, "hash_record": _HASH_RECORD, "text": _HASH_TEXT}[method]
+    columns = sql.SQL("") if method is None else _columns(connection, table)
+    rows, row_hash = _ask(connection, query, table, columns)
     return TableFingerprint(
         oid=table.oid,
         schema_name=table.schema_name,
         name=table.name,
         rows=rows,
-        row_hash="0" if hashes and rows == 0 else row_hash,
+        row_hash="0" if method is not None and rows == 0 else row_hash,
         method=method,
+        hash_partition_of=table.hash_partition_of,
     )
+
+
+def _one(connection: psycopg.Connection[tuple[Any, ...]], table: Table, *, hashes: bool) -> TableFingerprint:
+    if not hashes:
+        return fingerprint_by(connection, table, None)
+    try:
+        # A type without a hash function is an error at the first row; the savepoint keeps the snapshot.
+        with connection.transaction():
+            return fingerprint_by(connection, table, "hash_record")
+    except psycopg.errors.UndefinedFunction:
+        return fingerprint_by(connection, table, "text")
 
 
 def _columns(connection: psycopg.Connection[tuple[Any, ...]], table: Table) -> sql.Composed:

@@ -220,6 +220,7 @@ class Manifest(Record):
     fingerprint_seconds: float
     tables: tuple[TableFingerprint, ...]
     schema_revision: str | None
+    revision_table: str | None = Field(default=None, description="where the revision was read, as `schema.table`")
     extensions: dict[str, str]
     roles: tuple[str, ...] = Field(description="every role that owners, grants and policies name")
     owners: tuple[str, ...] = Field(default=(), description="those among the roles that own something")

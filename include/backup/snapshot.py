@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.backup import source
 from include.backup.fingerprint import SESSION_SETTINGS
+from include.backup.inventory import take_sequences
 from include.backup.model import BackupId, ServerIdentity, Tier
 from include.errors import MaintenanceError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from include.backup.inventory import SequenceWindow
     from include.backup.stores.base import Store
 
 _NAMES_TO_TRY = 60
@@ -33,6 +35,7 @@ class Snapshot:
         name: for `pg_dump --snapshot`.
         server: which server and database.
         contents: what the snapshot holds.
+        sequences: as they stood when the snapshot had just been taken.
         database_bytes: size of the whole database on disk, in bytes.
     """
 
@@ -40,6 +43,7 @@ class Snapshot:
     name: str
     server: ServerIdentity
     contents: source.Contents
+    sequences: tuple[SequenceWindow, ...]
     database_bytes: int
 
 
@@ -104,6 +108,7 @@ def exported(
             name=row[0],
             server=server,
             contents=source.contents(connection, revision_table=revision_table),
+            sequences=take_sequences(connection),
             database_bytes=source.database_bytes(connection),
         )
     finally:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 from psycopg import sql
 
-from include.backup.model import ServerIdentity
+from include.backup.model import DatabaseLocale, ServerIdentity
 from include.errors import MaintenanceError
 
 if TYPE_CHECKING:
@@ -28,7 +28,24 @@ _DUMPED_CLASSES = """
           AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND NOT c.oid = ANY (COALESCE(e.extconfig, '{}')))
 """
 
-_TABLES = f"SELECT c.oid::bigint, n.nspname, c.relname {_DUMPED_CLASSES} AND c.relkind = 'r' ORDER BY 2, 3"
+# The topmost partitioned table, where one on the way up to it is partitioned by hash.
+_HASH_PARTITION_OF = """
+    WITH RECURSIVE above(oid, height) AS (
+      SELECT c.oid, 0 WHERE c.relispartition
+      UNION ALL
+      SELECT i.inhparent, a.height + 1 FROM above a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid
+    )
+    SELECT (pg_catalog.array_agg(s.nspname || '.' || t.relname ORDER BY a.height DESC))[1]
+    FROM above a JOIN pg_catalog.pg_class t ON t.oid = a.oid
+    JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace
+    LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.oid
+    HAVING pg_catalog.bool_or(p.partstrat = 'h')
+"""
+
+_TABLES = f"""
+    SELECT c.oid::bigint, n.nspname, c.relname, ({_HASH_PARTITION_OF})
+    {_DUMPED_CLASSES} AND c.relkind = 'r' ORDER BY 2, 3
+"""
 
 # What pg_dump reads or locks. A materialized view's rows are not dumped; a partitioned table has none of its own, so
 # row-level security on it hides nothing from a dump.
@@ -77,13 +94,44 @@ _ROLES = """
 """
 
 
+# Members of extensions come with them. The superuser that initdb made is in no pg_shdepend. Whoever owns a database
+# has the rights of pg_database_owner there, and nobody can be made a member of it.
+_OWNERS = """
+    SELECT DISTINCT pg_catalog.pg_get_userbyid(o.owner) FROM (
+      SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relowner, c.relnamespace FROM pg_catalog.pg_class c
+      WHERE c.relpersistence <> 't'
+      UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc
+      UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type
+      UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, oid, nspowner, oid FROM pg_catalog.pg_namespace
+      UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, oid, lomowner, NULL
+      FROM pg_catalog.pg_largeobject_metadata
+      UNION ALL SELECT classid, objid, refobjid, NULL FROM pg_catalog.pg_shdepend
+      WHERE refclassid = 'pg_catalog.pg_authid'::regclass AND deptype = 'o' AND classid NOT IN (
+              'pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_type'::regclass,
+              'pg_catalog.pg_namespace'::regclass, 'pg_catalog.pg_extension'::regclass,
+              'pg_catalog.pg_user_mapping'::regclass)
+        AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    ) o(class, oid, owner, schema)
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+    WHERE (n.oid IS NULL OR n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+      AND pg_catalog.pg_get_userbyid(o.owner) <> 'pg_database_owner'
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+    ORDER BY 1
+"""
+
+
+_PROVIDERS: dict[str, Literal["libc", "icu", "builtin"]] = {"c": "libc", "i": "icu", "b": "builtin"}
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows the dump will hold."""
+    """A table whose rows the dump will hold; for `hash_partition_of` see `TableFingerprint`."""
 
     oid: int
     schema_name: str
     name: str
+    hash_partition_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +142,16 @@ class Contents:
         tables: those with rows in the archive, ordered by schema and name.
         extensions: name to version.
         roles: roles that owners and grants name: a restore needs them.
+        owners: those among them that own something.
+        locale: what the database was created with.
         schema_revision: the applied revision, or None where there is no revision table.
     """
 
     tables: tuple[Table, ...]
     extensions: dict[str, str]
     roles: tuple[str, ...]
+    owners: tuple[str, ...]
+    locale: DatabaseLocale
     schema_revision: str | None
 
 
@@ -174,7 +226,26 @@ def contents(connection: Connection, *, revision_table: str) -> Contents:
         tables=tuple(Table(*row) for row in tables),
         extensions=dict(extensions),
         roles=tuple(name for (name,) in roles),
+        owners=tuple(name for (name,) in connection.execute(_OWNERS).fetchall()),
+        locale=locale(connection),
         schema_revision=_revision(connection, revision_table),
+    )
+
+
+def locale(connection: Connection) -> DatabaseLocale:
+    """What the database that a session is connected to was created with."""
+    encoding, row = _row(
+        connection,
+        "SELECT pg_encoding_to_char(encoding), to_jsonb(d) FROM pg_database d WHERE datname = current_database()",
+    )
+    # One row as a document: before 15 there is no datlocprovider, and datlocale is called daticulocale in 15 and 16.
+    provider = _PROVIDERS[row.get("datlocprovider", "c")]
+    return DatabaseLocale(
+        encoding=encoding,
+        provider=provider,
+        collate=row["datcollate"],
+        ctype=row["datctype"],
+        locale=None if provider == "libc" else row.get("datlocale", row.get("daticulocale")),
     )
 
 

@@ -127,6 +127,11 @@ def _judge(store: Store, manifest: Manifest, staging: Path | None, progress: Pro
         return "the manifest contradicts itself: bytes and sha256 are not those of the files that it lists"
     reading = _Pass(progress)
     try:
+        if manifest.inventory is not None:
+            # Not counted in the progress, which is told in bytes of the archive.
+            stored = _Pass(lambda _: None).run(_read(store, manifest, manifest.inventory), None)
+            if wrong := _compare(manifest.inventory, *stored):
+                return wrong
         if manifest.encryption_recipients:
             return _first(_compare(file, *reading.run(_read(store, manifest, file), None)) for file in manifest.files)
         tools = client.choose(_major(manifest.tools["pg_dump"]), manifest.compression, database=manifest.database)

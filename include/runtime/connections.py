@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from include.backup.stores.base import Store
     from include.config.settings import StoreSettings
 
+HEARTBEAT_CONNECTION = "heartbeat"
+
 # Extras that go on to libpq. None of them is a secret: they stand in pg_dump's argument list.
 _LIBPQ = frozenset(
     {
@@ -123,3 +125,27 @@ def open_store(settings: StoreSettings) -> Store:
     config = ours.merge(hook.conn_config.botocore_config) if hook.conn_config.botocore_config else ours
     client = S3Hook(aws_conn_id=conn_id, config=config).get_conn()
     return S3Store(client, bucket=url.bucket, prefix=url.prefix, max_parts=settings.max_parts)
+
+
+def heartbeat_url() -> str | None:
+    """The address of the connection `heartbeat` (type http), a secret; None where it is not configured.
+
+    It is `host` (a name, or the whole address up to the secret part), `schema` (https by default) and `port`, then
+    the password, which is the path: Airflow shows a password nowhere and masks it in logs.
+
+    Raises:
+        MaintenanceError: that makes no address.
+    """
+    connection = find(HEARTBEAT_CONNECTION)
+    if connection is None:
+        return None
+    base = str(connection.host or "")
+    if "://" not in base:
+        base = f"{connection.schema or 'https'}://{base}" + (f":{connection.port}" if connection.port else "")
+    if not base.startswith(("https://", "http://")) or not connection.host:
+        raise MaintenanceError(
+            f"the Airflow connection `{HEARTBEAT_CONNECTION}` has no host, or a schema other than https and http",
+            untouched="all backups; but nobody outside heard that all is well, so an alarm will be raised there",
+            remedy=f"set it under Admin > Connections (type HTTP) or as AIRFLOW_CONN_{HEARTBEAT_CONNECTION.upper()}",
+        )
+    return f"{base.rstrip('/')}/{(connection.password or '').lstrip('/')}"

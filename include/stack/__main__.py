@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from include.stack.airflow_api import AirflowApi, TaskInstance
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO_DAG = "backup_daily"
+DEMO_DAG, PROOF_DAG = "backup_daily", "backup_prove"
 DEMO_SECONDS = 900.0
+START_SECONDS = 60.0
 _LOG_LINES = 25
 _ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "up": "start the servers and Airflow",
         "down": "stop them; the data stays",
         "status": "what runs; exit status 0 only where everything does",
-        "demo": f"up, then run {DEMO_DAG} once and show the backups",
+        "demo": f"up, then run {DEMO_DAG} once, wait for its proof and show the backups",
         "password": "print the password of Airflow's user",
         "env": "print the environment for python -m include.cli",
         "clean": "stop everything and delete all that was made",
@@ -106,14 +107,16 @@ def _up(stack: EmbeddedStack, console: Console, *, scale: float) -> None:
 
 
 def _demo(stack: EmbeddedStack, console: Console) -> int:
-    console.print(f"\n{DEMO_DAG}, started over Airflow's API:", markup=False)
     with stack.airflow.api() as api:
-        api.wait_for_dag(DEMO_DAG)
-        run_id = api.trigger(DEMO_DAG)
-        with Steps(console) as steps:
-            state = api.wait_for_run(DEMO_DAG, run_id, seconds=DEMO_SECONDS, watch=_Watcher(steps))
-        if state != "success":
-            _print_failures(api, run_id, console)
+        for dag_id in (DEMO_DAG, PROOF_DAG):
+            api.wait_for_dag(dag_id)
+        console.print(f"\n{DEMO_DAG}, started over Airflow's API:", markup=False)
+        backup_run = api.trigger(DEMO_DAG)
+        if not _watched(api, DEMO_DAG, backup_run, console):
+            return 1
+        console.print(f"\n{PROOF_DAG}, started by the backup:", markup=False)
+        proof_run = api.wait_for_started_run(PROOF_DAG, by=DEMO_DAG, by_run=backup_run, seconds=START_SECONDS)
+        if not _watched(api, PROOF_DAG, proof_run, console):
             return 1
     console.print()
     backups = subprocess.run(
@@ -122,10 +125,19 @@ def _demo(stack: EmbeddedStack, console: Console) -> int:
         cwd=ROOT,
         env={**os.environ, **_environment(stack)},
     )
-    console.print(
-        f"\nThe run in Airflow: {stack.airflow.url}/dags/{DEMO_DAG}/runs/{run_id}", markup=False, soft_wrap=True
-    )
+    console.print()
+    for dag_id, run_id in ((DEMO_DAG, backup_run), (PROOF_DAG, proof_run)):
+        console.print(f"In Airflow: {stack.airflow.url}/dags/{dag_id}/runs/{run_id}", markup=False, soft_wrap=True)
     return backups.returncode
+
+
+def _watched(api: AirflowApi, dag_id: str, run_id: str, console: Console) -> bool:
+    """Show a run until its end; whether it succeeded. Where it did not, the logs of what failed are shown."""
+    with Steps(console) as steps:
+        state = api.wait_for_run(dag_id, run_id, seconds=DEMO_SECONDS, watch=_Watcher(steps))
+    if state != "success":
+        _print_failures(api, dag_id, run_id, console)
+    return state == "success"
 
 
 def _environment(stack: EmbeddedStack) -> dict[str, str]:
@@ -165,11 +177,11 @@ class _Watcher:
                     self._shown[key].note(f"try {task.try_number} failed and will be repeated")
 
 
-def _print_failures(api: AirflowApi, run_id: str, console: Console) -> None:
+def _print_failures(api: AirflowApi, dag_id: str, run_id: str, console: Console) -> None:
     console.print(f"\nThe run {run_id} failed.", style="bold red", markup=False)
-    for task in api.task_instances(DEMO_DAG, run_id):
+    for task in api.task_instances(dag_id, run_id):
         if task.state == "failed" and task.try_number > 0:
-            log = api.log(DEMO_DAG, run_id, task).splitlines()
+            log = api.log(dag_id, run_id, task).splitlines()
             lines = [line for line in log if "::group::" not in line and "::endgroup::" not in line]
             first = next((i for i, line in enumerate(lines) if line.startswith("ERROR")), 0)
             console.print(f"\n{task.task_id} {task.name}".rstrip(), style="bold", markup=False)

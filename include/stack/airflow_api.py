@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 
@@ -96,6 +98,42 @@ class AirflowApi:
         """
         body = {"logical_date": None, "conf": dict(conf or {})}
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def wait_for_started_run(self, dag_id: str, *, by: str, by_run: str, seconds: float) -> str:
+        """Wait for the run of a DAG that the asset events of another run start; its run id.
+
+        Args:
+            dag_id: the DAG that is started.
+            by: the DAG whose tasks told the events.
+            by_run: the run they were in.
+            seconds: how long to wait at most.
+
+        Raises:
+            MaintenanceError: there was none in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not (started := self.started_runs(dag_id, by=by, by_run=by_run)):
+            if time.monotonic() > deadline:
+                raise MaintenanceError(
+                    f"{by_run} of {by} started no run of {dag_id} within {seconds:.0f} s",
+                    untouched="both DAGs",
+                    remedy=f"Look whether {dag_id} is paused, or has a run that does not end.",
+                )
+            time.sleep(0.5)
+        return started[0]
+
+    def started_runs(self, dag_id: str, *, by: str, by_run: str) -> list[str]:
+        """Ids of the runs of a DAG that the asset events of another run have started so far, oldest first."""
+        path = f"/api/v2/assets/events?source_dag_id={by}&source_run_id={quote(by_run)}"
+        runs = [run for event in self._call("GET", path)["asset_events"] for run in event["created_dagruns"]]
+        runs.sort(key=lambda run: run["start_date"])
+        return list(dict.fromkeys(run["run_id"] for run in runs if run["dag_id"] == dag_id))
+
+    def result(self, dag_id: str, run_id: str, task: TaskInstance) -> Any:
+        """What a task handed on."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task.task_id}/xcomEntries/return_value"
+        value = self._call("GET", f"{path}?map_index={task.map_index}")["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """A run's state: queued, running, success or failed."""

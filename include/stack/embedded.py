@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 
 MAJOR = 17
 SERVERS = {"hotel": "hotel", "proving-ground": "proving_ground"}  # server -> its role, also its connection's stem
+# Copies can be made again: nothing on the proving ground has to survive a power cut, be replicated or be archived.
+GROUND_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+        "max_wal_size": "4GB",
+    }
+)
 _HOTEL_SEED = 1
 _NONE: Mapping[str, Mapping[str, object]] = MappingProxyType({})
 
@@ -49,7 +60,10 @@ class EmbeddedStack:
                 untouched="everything",
                 remedy="Run `make venv`.",
             )
-        self.servers = {name: PostgresServer(self.home / name, bin_dir=found[MAJOR]) for name in SERVERS}
+        settings = {"hotel": {}, "proving-ground": GROUND_SETTINGS}
+        self.servers = {
+            name: PostgresServer(self.home / name, bin_dir=found[MAJOR], settings=settings[name]) for name in SERVERS
+        }
         self.airflow = AirflowServer(self.home, root=self.root, config_file=self.config_file)
 
     def dsn(self, server: str) -> Dsn:
@@ -152,19 +166,24 @@ class EmbeddedStack:
         return passwords
 
     def _prepare(self, name: str) -> None:
-        """Make the server's role and database where they are missing."""
+        """Make the server's roles and database where they are missing."""
         from psycopg import sql
 
         dsn = self.dsn(name)
         role = sql.Identifier(dsn.user)
         with self.servers[name].superuser().connect() as session:
-            if not session.execute("SELECT FROM pg_roles WHERE rolname = %s", [dsn.user]).rowcount:
-                session.execute(
-                    sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(
-                        role, sql.SQL("CREATEDB" if name == "proving-ground" else ""), sql.Literal(dsn.password)
-                    )
-                )
-                session.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(role))
+            roles = {known for (known,) in session.execute("SELECT rolname FROM pg_roles")}
+            if dsn.user not in roles:
+                session.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(dsn.password)))
+            # On the hotel's server for `backup_restore`, which makes a new database there.
+            session.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(role))
+            session.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(role))
+            if name == "proving-ground":
+                # Roles are in no backup: those that own what is restored have to be there, and be given to our own.
+                for owner in set(SERVERS.values()) - {dsn.user}:
+                    if owner not in roles:
+                        session.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(owner)))
+                    session.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), role))
             if not session.execute("SELECT FROM pg_database WHERE datname = %s", [dsn.dbname]).rowcount:
                 session.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(dsn.dbname), role))
 

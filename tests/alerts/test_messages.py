@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.alerts.messages import Alert
+from include.alerts.messages import Alert, News
 
 ALERT = Alert(
     title="backup_daily: dump failed",
@@ -31,3 +31,28 @@ def test_a_long_message_is_cut_below_slacks_limit_and_says_so() -> None:
     assert len(blocks[1]["text"]["text"]) < 3000
     assert "the log has it all" in blocks[1]["text"]["text"]
     assert len(blocks[0]["text"]["text"]) <= 150
+
+
+def test_a_message_of_escaped_characters_stays_below_slacks_limit_too_and_is_not_cut_within_one() -> None:
+    shown = Alert(**{**vars(ALERT), "what": "x" + "&" * 2_000}).blocks()[1]["text"]["text"]
+    assert len(shown) < 3000
+    assert "&amp;… (cut" in shown
+
+
+def test_news_has_a_part_for_each_change() -> None:
+    news = News(
+        title="backup_monitor: 1 new, 1 over",
+        database="hotel",
+        sections=(
+            ("New, critical", "there is no verified backup.\nWhat to do: run it."),
+            ("Over after 3 hours", "room"),
+        ),
+        log_url="http://127.0.0.1:8080/dags/x",
+    )
+    assert news.text() == (
+        "backup_monitor: 1 new, 1 over - hotel\n"
+        "New, critical: there is no verified backup.\nWhat to do: run it.\n"
+        "Over after 3 hours: room\n"
+        "Log: http://127.0.0.1:8080/dags/x"
+    )
+    assert [block["type"] for block in news.blocks()] == ["header", "section", "section", "context"]

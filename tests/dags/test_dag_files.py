@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from airflow.sdk.definitions.asset import BaseAsset
 
 from benchmarks.dag_import import LIMIT_SECONDS, seconds
 from tests.dags.dags_page import PAGE, render
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
-KNOWN = {"backup.py": {"backup_daily": "0 2 * * *", "backup_weekly": "0 3 * * 0", "backup_monthly": "0 4 1 * *"}}
-TAGS = {"backup", "daily", "weekly", "monthly"}
+KNOWN = {
+    "backup.py": {"backup_daily": "0 2 * * *", "backup_weekly": "0 3 * * 0", "backup_monthly": "0 4 1 * *"},
+    "backup_monitor.py": {"backup_monitor": "0 * * * *"},
+    "backup_prove.py": {"backup_prove": "backup/hotel"},
+    "backup_restore.py": {"backup_restore": None},
+}
+TAGS = {"backup", "daily", "weekly", "monthly", "proof", "restore", "monitor"}
 
 
 def _load(file: Path, name: str = "dag_file") -> ModuleType:
@@ -37,6 +43,13 @@ def _dags(module: ModuleType) -> dict[str, Any]:
     return {value.dag_id: value for value in vars(module).values() if isinstance(value, DAG)}
 
 
+def _starts(dag: Any) -> str | None:
+    """A DAG's cron expression, or the names of its assets, or None where a person starts it."""
+    if isinstance(dag.schedule, BaseAsset):
+        return ", ".join(asset.name for asset in dag.schedule.objects)
+    return getattr(dag.timetable, "expression", None)
+
+
 def test_no_dag_file_is_unknown_here() -> None:
     assert {file.name for file in FILES} == set(KNOWN)
 
@@ -44,11 +57,12 @@ def test_no_dag_file_is_unknown_here() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_dag_file_holds_the_dags_it_is_known_for_on_their_schedules(file: Path) -> None:
     dags = _dags(_load(file))
-    assert {dag_id: dag.timetable.expression for dag_id, dag in dags.items()} == KNOWN[file.name]
+    assert {dag_id: _starts(dag) for dag_id, dag in dags.items()} == KNOWN[file.name]
     for dag in dags.values():
-        assert str(dag.timetable.timezone) == "UTC"
+        assert str(getattr(dag.timetable, "timezone", dag.timezone)) == "UTC"
         assert dag.catchup is False
-        assert dag.max_active_runs == 1
+        # A restore that waits for its approval keeps no other one waiting.
+        assert dag.max_active_runs == (5 if dag.dag_id == "backup_restore" else 1)
         assert dag.dagrun_timeout is not None
         assert dag.max_consecutive_failed_dag_runs == 0  # more would pause backups silently
         assert dag.doc_md.strip().startswith("###")
@@ -93,7 +107,7 @@ ARROWS = {
     "hotel": {"errors", "postgres"},
     "alerts": set(),
     "proving": {"errors", "postgres", "backup"},
-    "monitor": {"errors", "backup"},
+    "monitor": {"errors", "backup", "proving"},
     "config": {"errors", "postgres", "backup", "proving"},
     "runtime": {"errors", "postgres", "backup", "proving", "monitor", "config", "alerts"},
     "stack": {"errors", "postgres", "hotel", "config"},

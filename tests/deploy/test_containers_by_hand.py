@@ -1,8 +1,8 @@
 """The containers of docker-compose.yaml started as local processes: their commands, environment and health checks.
 
 What Docker would do is done by hand: names of services become 127.0.0.1 and a free port, folders of the containers
-become folders of the checkout or of this test. The three databases are on one real server; the store is rclone's S3
-server, since the image's own has no form that runs here.
+become folders of the checkout or of this test. The proving ground is a real server of its own, the other two databases
+share one; the store is rclone's S3 server, since the image's own has no form that runs here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from tests.deploy import composefile
 from tests.objectstores import ACCESS_KEY, REGION, SECRET_KEY, free_port, rclone_server, s3_client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from include.stack.airflow_api import TaskInstance
     from include.stack.postgres import PostgresServer
     from tests.objectstores import ObjectServer
 
 HEALTHY_SECONDS = 240.0
 RUN_SECONDS = 240.0
+SUFFIXES = (".dump", ".inventory.json", ".json", ".verify.json", ".proof.json")
 STAYING = ("apiserver", "scheduler", "dag-processor", "triggerer")
 SECRETS = {
     name: f"{name.lower().replace('_', '-')}-0123456789"
@@ -61,6 +63,7 @@ class Machine:
 
     home: Path
     server: PostgresServer
+    ground: PostgresServer
     store: ObjectServer
     api_port: int = field(default_factory=free_port)
     health_port: int = field(default_factory=free_port)
@@ -82,7 +85,7 @@ class Machine:
             "us-east-1": REGION,
             "airflow-db:5432": f"127.0.0.1:{self.server.port}",
             '"hotel-db", "port": 5432': f'"127.0.0.1", "port": {self.server.port}',
-            '"proving-ground", "port": 5432': f'"127.0.0.1", "port": {self.server.port}',
+            '"proving-ground", "port": 5432': f'"127.0.0.1", "port": {self.ground.port}',
         }.items():
             text = text.replace(theirs, ours)
         return text
@@ -167,9 +170,8 @@ class Machine:
 
 
 @contextmanager
-def databases(server: PostgresServer) -> Iterator[None]:
+def databases(server: PostgresServer, ground: PostgresServer) -> Iterator[None]:
     """What the postgres image and the scripts beside the compose file make of three new volumes."""
-    roles, names = ("airflow", "hotel", "proving_ground"), ("airflow", "hotel")
     with server.superuser().connect() as session:
         session.execute(
             sql.SQL("CREATE ROLE airflow LOGIN PASSWORD {}").format(sql.Literal(VALUES["AIRFLOW_DB_PASSWORD"]))
@@ -178,15 +180,20 @@ def databases(server: PostgresServer) -> Iterator[None]:
         session.execute("CREATE DATABASE hotel")
     try:
         _run_script(server, "hotel-db", "hotel")
-        _run_script(server, "proving-ground", "postgres")
+        _run_script(ground, "proving-ground", "postgres")
         yield
     finally:
-        with server.superuser().connect() as session:
-            for name in names:
-                session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-            for role in roles:
-                session.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
-                session.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+        _remove(server, names=("airflow", "hotel"), roles=("airflow", "hotel"))
+        _remove(ground, names=(), roles=("proving_ground", "hotel"))
+
+
+def _remove(server: PostgresServer, *, names: Iterable[str], roles: Iterable[str]) -> None:
+    with server.superuser().connect() as session:
+        for name in names:
+            session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        for role in roles:
+            session.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+            session.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 def _run_script(server: PostgresServer, service: str, dbname: str) -> None:
@@ -203,13 +210,13 @@ def _run_script(server: PostgresServer, service: str, dbname: str) -> None:
 
 
 @pytest.fixture
-def machine(pg17: PostgresServer, tmp_path: Path) -> Iterator[Machine]:
+def machine(pg17: PostgresServer, ground17: PostgresServer, tmp_path: Path) -> Iterator[Machine]:
     home, buckets = tmp_path / "airflow", tmp_path / "buckets"
     (home / "auth").mkdir(parents=True)
     (home / "logs").mkdir()
     buckets.mkdir()
-    with rclone_server(buckets, tmp_path / "rclone.log") as store, databases(pg17):
-        machine = Machine(home=home, server=pg17, store=store)
+    with rclone_server(buckets, tmp_path / "rclone.log") as store, databases(pg17, ground17):
+        machine = Machine(home=home, server=pg17, ground=ground17, store=store)
         try:
             yield machine
         finally:
@@ -217,8 +224,9 @@ def machine(pg17: PostgresServer, tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.mark.timeout(900)
-def test_the_containers_commands_make_a_backup_in_the_store_and_are_healthy(machine: Machine) -> None:
-    for service, port in {"hotel-db": machine.server.port, "airflow-db": machine.server.port}.items():
+def test_the_containers_commands_make_and_prove_a_backup_and_are_healthy(machine: Machine) -> None:
+    ports = {"hotel-db": machine.server, "airflow-db": machine.server, "proving-ground": machine.ground}
+    for service, port in {service: server.port for service, server in ports.items()}.items():
         path = f"{machine.server.bin_dir}{os.pathsep}{os.environ['PATH']}"
         assert machine.check(service, PATH=path, PGPORT=str(port)) is None
 
@@ -237,7 +245,9 @@ def test_the_containers_commands_make_a_backup_in_the_store_and_are_healthy(mach
     logs, backup, seen = _back_up(machine)
     with closing(s3_client(machine.store.endpoint)) as client:
         stored = client.list_objects_v2(Bucket="night-porter")
-    expected = {f"backups/{backup}{suffix}" for suffix in (".dump", ".json", ".verify.json")}
+    expected = {
+        f"backups/{backup}{suffix}" for suffix in (".dump", ".inventory.json", ".json", ".verify.json", ".proof.json")
+    }
     assert {entry["Key"] for entry in stored["Contents"]} == expected
 
     _only_for_this_machine(machine.processes())
@@ -245,23 +255,31 @@ def test_the_containers_commands_make_a_backup_in_the_store_and_are_healthy(mach
 
 
 def _back_up(machine: Machine) -> tuple[list[str], str, list[str]]:
-    """One run of `backup_daily`: the logs of its tasks, its backup's id, and every argument list seen meanwhile."""
+    """One run of `backup_daily` and the proof that it starts.
+
+    The logs of their tasks, the backup's id, and every argument list seen meanwhile.
+    """
     url = f"http://127.0.0.1:{machine.api_port}"
-    api = AirflowApi(url, username="admin", password=VALUES["AIRFLOW_ADMIN_PASSWORD"])
-    with closing(api._client):
-        api.wait_for_dag("backup_daily", seconds=120)
+    logs: list[str] = []
+    seen: list[str] = []
+    with AirflowApi(url, username="admin", password=VALUES["AIRFLOW_ADMIN_PASSWORD"]) as api:
+
+        def succeeds(dag_id: str, run_id: str) -> list[TaskInstance]:
+            state = api.wait_for_run(
+                dag_id, run_id, seconds=RUN_SECONDS, watch=lambda _: seen.extend(_arguments(machine.processes()))
+            )
+            tasks = api.task_instances(dag_id, run_id)
+            logs.extend(api.log(dag_id, run_id, task) for task in tasks)
+            assert state == "success", "\n\n".join(logs)[-6000:]
+            return tasks
+
+        for dag_id in ("backup_daily", "backup_prove"):
+            api.wait_for_dag(dag_id, seconds=120)
         run_id = api.trigger("backup_daily")
-        seen: list[str] = []
-        state = api.wait_for_run(
-            "backup_daily", run_id, seconds=RUN_SECONDS, watch=lambda _: seen.extend(_arguments(machine.processes()))
-        )
-        logs = [api.log("backup_daily", run_id, task) for task in api.task_instances("backup_daily", run_id)]
-        assert state == "success", "\n\n".join(logs)[-6000:]
-        result = api._call(
-            "GET",
-            f"/api/v2/dags/backup_daily/dagRuns/{run_id}/taskInstances/database.dump/xcomEntries/return_value?map_index=0",
-        )["value"]
-    return logs, (json.loads(result) if isinstance(result, str) else result)["backup"], seen
+        (dump,) = (task for task in succeeds("backup_daily", run_id) if task.task_id == "database.dump")
+        backup = api.result("backup_daily", run_id, dump)["backup"]
+        succeeds("backup_prove", api.wait_for_started_run("backup_prove", by="backup_daily", by_run=run_id, seconds=60))
+    return logs, backup, seen
 
 
 def _started_twice_changes_nothing(machine: Machine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,19 @@ import yaml
 from include.backup import sweep
 from include.backup.dump import back_up
 from include.backup.model import Tier
-from include.backup.options import ArchiveOptions, DumpOptions
+from include.backup.options import ArchiveOptions, DumpOptions, MonitorOptions
 from include.backup.preflight import preflight
 from include.backup.stores.local import LocalStore
 from include.backup.stores.part_sizes import MIB, base_part_bytes
 from include.backup.stores.s3 import S3Store
+from include.backup.verify import verify
 from include.config.settings import DatabaseSettings, RetentionSettings, Settings, StoreSettings
 from include.hotel.migrate import upgrade
 from include.postgres.dsn import Dsn
+from include.proving import recover
+from include.proving.ground import Production, open_ground
+from include.proving.options import GroundOptions, ProofOptions
+from include.proving.prove import prove
 from include.runtime import connections
 from tests.deploy.composefile import ROOT
 from tests.objectstores import moto_server, s3_client
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from tests.conftest import FreshDatabase
 
 DOCS = ROOT / "docs"
+NOWHERE = Production(identifiers={}, addresses={})
 # The permission that Amazon asks for each operation; a multipart upload is writing.
 ACTIONS = {
     "PutObject": "s3:PutObject",
@@ -60,20 +67,24 @@ def test_the_example_of_a_configuration_is_valid_and_shows_every_key() -> None:
     (text,) = blocks("configuration", "yaml")
     document = yaml.safe_load(text)
     Settings.model_validate(document)
-    ledger = document["databases"]["ledger"]
+    hotel, ledger = document["databases"]["hotel"], document["databases"]["ledger"]
     assert document.keys() == Settings.model_fields.keys()
     assert document["store"].keys() == StoreSettings.model_fields.keys()
     assert document["retention"].keys() == RetentionSettings.model_fields.keys()
-    assert ledger.keys() == DatabaseSettings.model_fields.keys()
+    assert document["proving_ground"].keys() == GroundOptions.model_fields.keys()
+    assert {**hotel, **ledger}.keys() == DatabaseSettings.model_fields.keys()
     assert ledger["archive"].keys() == ArchiveOptions.model_fields.keys()
+    assert hotel["proof"].keys() == ProofOptions.model_fields.keys()
+    assert hotel["monitor"].keys() == MonitorOptions.model_fields.keys()
 
 
 def test_the_table_of_keys_has_the_codes_defaults() -> None:
     table = page("configuration")
     defaults: dict[str, Any] = {f"….{name}": field.default for name, field in DumpOptions.model_fields.items()}
     defaults |= {f"….archive.{name}": field.default for name, field in ArchiveOptions.model_fields.items()}
+    defaults |= {f"….monitor.{name}": field.default for name, field in MonitorOptions.model_fields.items()}
     for key, default in defaults.items():
-        if key in {"….archive", "….archive.staging", "….encryption_recipients"}:
+        if key in {"….archive", "….archive.staging", "….encryption_recipients", "….monitor.volatile_tables"}:
             continue
         assert re.search(rf"^\| `{re.escape(key)}` \| `?{re.escape(str(default))}`? \|", table, re.MULTILINE), key
 
@@ -157,6 +168,45 @@ def test_the_role_of_the_page_can_back_up_a_database_that_it_does_not_own(
             session.execute("DROP ROLE night_porter")
     assert manifest.server.system_identifier is not None
     assert manifest.schema_revision is not None
+
+
+def test_the_roles_of_the_page_can_prove_and_restore_a_database_of_another_owner(
+    pg17: PostgresServer, ground17: PostgresServer, tmp_path: Path
+) -> None:
+    on_ground, on_target = blocks("deployment", "sql")
+    store = LocalStore(tmp_path)
+    with pg17.superuser().connect() as production, ground17.superuser().connect() as ground:
+        production.execute("CREATE ROLE hotel LOGIN PASSWORD 'for this test'")
+        production.execute("CREATE DATABASE hotel OWNER hotel")
+        production.execute(on_target.encode())
+        ground.execute(on_ground.encode())
+        for session, role in ((production, "hotel_restore"), (ground, "proving_ground")):
+            session.execute(f"ALTER ROLE {role} PASSWORD 'for this test'")
+        try:
+            hotel = replace(pg17.superuser("hotel"), user="hotel", password="for this test")
+            upgrade(hotel)
+            options = DumpOptions()
+            manifest = back_up(hotel, store, database="hotel", tier=Tier.DAILY, options=options, run_id="page")
+            verify(store, manifest.backup_id)
+            proof = prove(
+                open_ground(replace(ground17.superuser(), user="proving_ground", password="for this test"), NOWHERE),
+                store,
+                manifest.backup_id,
+                options=ProofOptions(),
+                revision_table=options.revision_table,
+            )
+            assert proof.verdict == "proved", proof.checks
+            target = replace(pg17.superuser(), user="hotel_restore", password="for this test")
+            with hotel.connect():  # an application's session, which the swap has to end
+                done = recover.execute(recover.plan(store, database="hotel", target=target, swap="hotel"), store)
+            assert (done.name, done.verdict, done.by_hand) == ("hotel", "proved", ())
+            production.execute(f'DROP DATABASE "{done.old_name}"')
+        finally:
+            production.execute("DROP DATABASE IF EXISTS hotel WITH (FORCE)")
+            for session, roles in ((production, ("hotel_restore", "hotel")), (ground, ("proving_ground", "hotel"))):
+                for role in roles:
+                    session.execute(f"DROP OWNED BY {role}")
+                    session.execute(f"DROP ROLE {role}")
 
 
 def test_no_page_links_to_a_page_that_is_not_there() -> None:

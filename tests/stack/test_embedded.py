@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from include.stack.__main__ import main
-from include.stack.embedded import EmbeddedStack
+from include.stack.embedded import GROUND_SETTINGS, EmbeddedStack
 from include.stack.processes import members
 from include.stack.steps import Steps
 
@@ -103,13 +103,23 @@ def test_the_stack_runs_a_dag_and_leaves_no_process_even_after_a_crash(home: Pat
 
         with stack.dsn("hotel").connect() as session:
             role = session.execute(
-                "SELECT rolsuper, pg_has_role('pg_read_all_stats', 'member'), pg_get_userbyid(datdba)"
+                "SELECT rolsuper, rolcreatedb, pg_has_role('pg_read_all_stats', 'member'), pg_get_userbyid(datdba)"
                 " FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()"
             ).fetchone()
-        assert role == (False, True, "hotel")
+        assert role == (False, True, True, "hotel")
         with stack.dsn("proving-ground").connect() as session:
             role = session.execute("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user").fetchone()
+            owner = session.execute(
+                "SELECT rolcanlogin, pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'hotel'"
+            ).fetchone()
+            settings = dict(session.execute("SELECT name, setting FROM pg_settings").fetchall())
         assert role == (False, True)
+        assert owner == (False, True), "what the hotel owns cannot be restored there"
+        assert {name: settings[name] for name in GROUND_SETTINGS if name != "max_wal_size"} == {
+            name: value for name, value in GROUND_SETTINGS.items() if name != "max_wal_size"
+        }
+        with stack.dsn("hotel").connect() as session:
+            assert session.execute("SHOW fsync").fetchone() == ("on",)
 
         keys = airflow._state()["keys"]
         secrets = [*keys.values(), *(str(stack.dsn(name).password) for name in stack.servers)]

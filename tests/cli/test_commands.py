@@ -7,76 +7,20 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
 from include.backup.catalog import read_catalog
 from include.backup.stores.local import LocalStore
-from tests.backup.dump_world import run_sql
+from tests.cli.cli_world import ROOT, as_json, configure, connection, run
 
 if TYPE_CHECKING:
-    from typer.testing import Result
+    from pathlib import Path
 
     from include.postgres.dsn import Dsn
-    from include.stack.postgres import PostgresServer
-    from tests.conftest import FreshDatabase
 
-ROOT = Path(__file__).parents[1]
-COMMANDS = ("backup", "backups", "verify", "prune")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An Airflow that has no database of its own: connections come from the environment alone."""
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    monkeypatch.setenv("NIGHT_PORTER_CONFIG", str(tmp_path / "maintenance.yaml"))
-    return tmp_path
-
-
-def connection(dsn: Dsn) -> str:
-    return json.dumps(
-        {
-            "conn_type": "postgres",
-            "host": dsn.host,
-            "port": dsn.port,
-            "login": dsn.user,
-            "password": dsn.password,
-            "schema": dsn.dbname,
-        }
-    )
-
-
-def configure(home: Path, **databases: str) -> None:
-    document = {
-        "store": {"url": (home / "store").as_uri()},
-        "databases": {name: {"connection": conn_id} for name, conn_id in databases.items()},
-    }
-    (home / "maintenance.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-
-
-@pytest.fixture
-def hotel(home: Path, pg17: PostgresServer, fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch) -> Dsn:
-    dsn = fresh_database(pg17, "hotel")
-    run_sql(dsn, "CREATE TABLE rooms AS SELECT generate_series(1, 1234) AS number")
-    monkeypatch.setenv("AIRFLOW_CONN_HOTEL_DB", connection(dsn))
-    configure(home, hotel="hotel_db")
-    return dsn
-
-
-def run(*arguments: str) -> Result:
-    from include.cli import app
-
-    return CliRunner().invoke(app, arguments)
-
-
-def as_json(result: Result) -> Any:
-    """All of stdout is one JSON document."""
-    return json.loads(result.stdout)
+COMMANDS = ("backup", "backups", "verify", "prove", "restore", "prune", "monitor")
 
 
 def test_every_command_explains_itself() -> None:
@@ -107,6 +51,7 @@ def test_a_backup_is_made_verified_and_listed(hotel: Dsn, home: Path) -> None:
             "created_at": entry.manifest.created_at.isoformat(),
             "bytes": entry.manifest.bytes,
             "verified": "yes",
+            "proof": None,
             "keep_forever": False,
             "reason": "",
         }
