@@ -76,7 +76,6 @@ def measure(source: Dsn, ground: Ground, folder: Path, clock: Iterator[datetime]
         store,
         manifest.backup_id,
         options=ProofOptions(),
-        revision_table=DumpOptions().revision_table,
         staging=folder.parent,
     )
     require_proved(proof)

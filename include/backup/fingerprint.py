@@ -9,7 +9,8 @@ is changed, missing or doubled changes it. Two ways to hash a row:
 
 The columns stand in the order of their names, because pg_dump may write an inheritance child's in another order. Enums
 and the reg* types are hashed by an oid, which a restored copy has another of: they, and with them every type that is
-not PostgreSQL's own, are hashed as text.
+not PostgreSQL's own, are hashed as text. So is text whose collation takes different strings for equal: its hash is of ICU's sort key, which is
+another one in another version of ICU.
 
 Source: PostgreSQL's `src/backend/utils/adt/rowtypes.c` (hash_record_extended, 14 and later), `hashfunc.c` (hashenum).
 """
@@ -43,7 +44,8 @@ SESSION_SETTINGS = (
 )
 
 _COLUMNS = """
-    SELECT a.attname, a.atttypid < 16384 AND t.typname !~ '^_?reg'
+    SELECT a.attname, a.atttypid < 16384 AND t.typname !~ '^_?reg' AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = pg_catalog.format('%%I.%%I', %s::text, %s::text)::regclass
       AND a.attnum > 0 AND NOT a.attisdropped

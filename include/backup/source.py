@@ -217,7 +217,7 @@ def identity(connection: Connection) -> ServerIdentity:
     return ServerIdentity(system_identifier=system, database=name, version=version.split()[0], major=major)
 
 
-def contents(connection: Connection, *, revision_table: str) -> Contents:
+def contents(connection: Connection, *, revision_table: str | None) -> Contents:
     """What the connection's present snapshot holds."""
     tables = connection.execute(_TABLES).fetchall()
     extensions = connection.execute("SELECT extname, extversion FROM pg_catalog.pg_extension ORDER BY 1").fetchall()
@@ -249,7 +249,9 @@ def locale(connection: Connection) -> DatabaseLocale:
     )
 
 
-def _revision(connection: Connection, revision_table: str) -> str | None:
+def _revision(connection: Connection, revision_table: str | None) -> str | None:
+    if revision_table is None:
+        return None
     schema, table = revision_table.split(".")
     found = _row(connection, "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", schema, table)[0]
     if not found:

@@ -87,7 +87,6 @@ def _prove(here: Scope, ground: Ground, store: Store, backup: BackupId, *, keys:
             store,
             backup,
             options=options.proof,
-            revision_table=options.revision_table,
             jobs=place.jobs,
             staging=Path(place.staging) if place.staging else None,
             identity=keys,

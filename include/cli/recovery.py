@@ -116,6 +116,7 @@ def _execute(here: Scope, plan: RecoveryPlan, store: Store, *, keys: str | None)
             jobs=place.jobs,
             staging=Path(place.staging) if place.staging else None,
             identity=keys,
+            options=here.options(plan.database).proof,
             progress=progress,
         )
 

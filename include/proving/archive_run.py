@@ -67,6 +67,12 @@ _SERVER = re.compile(
     r"|extension \".*\" (?:is not available|has no|must be)|shared_preload_libraries|not supported (?:by|in) this build"
     r"|collation \".*\" .*does not exist|unrecognized configuration parameter"
 )
+_VALUES = (
+    (re.compile(r"^(CONTEXT: +COPY .*?, line \d+(?:, column [^:]*)?):.*"), r"\1"),
+    (re.compile(r"^(DETAIL: +Key \([^)]*\)=).*"), r"\1(…)"),
+    (re.compile(r"^(DETAIL: +Failing row contains).*"), r"\1 (…)"),
+    (re.compile(r"(invalid input (?:syntax|value) for [^:]*): .*"), r"\1"),
+)
 _EXTENSION = re.compile(r"from TOC entry \d+; \d+ \d+ EXTENSION ")
 # An error of the server, in words that can be judged; or pg_restore's own about what it read.
 _ARCHIVE = re.compile(
@@ -191,6 +197,13 @@ def judge(said: Sequence[str]) -> Fault:
     return "archive"
 
 
+def without_values(message: str) -> str:
+    """A server's message without what stands in a row: it goes to logs, certificates and Slack."""
+    for pattern, shown in _VALUES:
+        message = pattern.sub(shown, message)
+    return message
+
+
 class _Listener(threading.Thread):
     """Reads what pg_restore says while it works: progress is told, the story dropped, the rest kept."""
 
@@ -233,7 +246,7 @@ class _Listener(threading.Thread):
         if message.startswith("from TOC entry "):
             self._entry = [message]
         elif not _NARRATIVE.match(message):
-            self.said += [*self._entry, message][: _KEPT_LINES - len(self.said)]
+            self.said += [*self._entry, without_values(message)][: _KEPT_LINES - len(self.said)]
             self._entry = []
         elif self.error is None:
             try:

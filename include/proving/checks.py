@@ -69,7 +69,6 @@ def checks_of(
     *,
     empty_database: Callable[[], AbstractContextManager[Dsn]],
     options: ProofOptions,
-    revision_table: str,
     jobs: int = 2,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> tuple[Check, ...]:
@@ -81,7 +80,6 @@ def checks_of(
         empty_database: a new database on the same server, gone when its block ends; the archive's schema alone is
             restored there, to tell a changed definition from one that the server only writes differently.
         options: the smoke queries.
-        revision_table: where the applied schema revision stands, as `schema.table`.
         jobs: tables read at the same time.
         progress: told `tables compared`, how many are done, and of how many.
 
@@ -91,9 +89,7 @@ def checks_of(
     manifest = restored.manifest
     hashes = inventory is not None and inventory.large_objects.hash is not None
     try:
-        readings = read_copy(
-            restored.dsn, manifest, revision_table=revision_table, jobs=jobs, hashes=hashes, progress=progress
-        )
+        readings = read_copy(restored.dsn, manifest, jobs=jobs, hashes=hashes, progress=progress)
         same_major = readings.server.major == manifest.server.major
         with empty_database() as empty:
             schema_checks = _schema_checks(restored, inventory, readings, empty, jobs=jobs)
@@ -113,7 +109,7 @@ def checks_of(
             owners=readings.contents.owners,
             restored_by=restored.dsn.user,
         ),
-        compare_revision(manifest.schema_revision, readings.contents.schema_revision, revision_table=revision_table),
+        compare_revision(manifest, readings.contents.schema_revision),
         smoke,
     )
 

@@ -190,18 +190,16 @@ def compare_roles(manifest: Manifest, *, roles: Iterable[str], owners: Iterable[
     return judged("roles", f"the manifest lists {len(manifest.roles)}", differs=differs)
 
 
-def compare_revision(expected: str | None, found: str | None, *, revision_table: str) -> Check:
+def compare_revision(manifest: Manifest, found: str | None) -> Check:
     """The applied schema revision.
 
-    Where one side has none the settings may have named another table when the dump was made; that table's rows were
-    compared like any other's, so nothing is held against the backup.
+    Args:
+        manifest: says where it stands, and what it was.
+        found: in the copy.
     """
-    if expected == found:
-        return judged("revision", f"{revision_table} says {found}" if found else f"no revision in {revision_table}")
-    if expected is None or found is None:
-        reason = (
-            f"the manifest says {expected or 'no revision'}, {revision_table} in the copy says "
-            f"{found or 'none'}: was another `revision_table` configured when the dump was made?"
-        )
-        return judged("revision", "not comparable", unchecked=[reason])
-    return judged("revision", revision_table, differs=[f"{found} in the copy, {expected} in the manifest"])
+    table, expected = manifest.revision_table, manifest.schema_revision
+    if table is None:
+        return judged("revision", "not comparable", unchecked=["the manifest does not say where the revision stands"])
+    detail = f"{table} says {expected}" if expected else f"no revision in {table}"
+    differs = [] if expected == found else [f"{found or 'none'} in the copy, {expected or 'none'} in the manifest"]
+    return judged("revision", detail, differs=differs)

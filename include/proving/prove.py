@@ -44,7 +44,6 @@ def prove(
     backup: BackupId,
     *,
     options: ProofOptions,
-    revision_table: str,
     jobs: int = 2,
     staging: Path | None = None,
     identity: str | None = None,
@@ -61,7 +60,6 @@ def prove(
         store: where the backup is.
         backup: which one.
         options: smoke queries and the wanted recovery time.
-        revision_table: where the applied schema revision stands, as `schema.table`.
         jobs: parallel workers of pg_restore, and sessions that read the copy.
         staging: folder with room for the archive; the system's temporary one by default.
         identity: age private key of an encrypted backup.
@@ -99,7 +97,6 @@ def prove(
                     inventory,
                     empty_database=partial(empty_database, ground.dsn, manifest),
                     options=options,
-                    revision_table=revision_table,
                     jobs=jobs,
                     progress=progress,
                 ),

@@ -65,15 +65,12 @@ class Readings:
     contents: source.Contents
 
 
-def read_copy(
-    dsn: Dsn, manifest: Manifest, *, revision_table: str, jobs: int, hashes: bool, progress: Progress
-) -> Readings:
+def read_copy(dsn: Dsn, manifest: Manifest, *, jobs: int, hashes: bool, progress: Progress) -> Readings:
     """Ask a restored database everything that its backup's records can answer.
 
     Args:
         dsn: the copy.
-        manifest: says by which method each table is hashed.
-        revision_table: where the applied revision stands, as `schema.table`.
+        manifest: says by which method each table is hashed, and where the applied revision stands.
         jobs: sessions that read tables at the same time, all in one snapshot.
         hashes: whether large objects are hashed.
         progress: told `tables compared`, how many are done, and of how many; from several threads, one at a time.
@@ -85,7 +82,7 @@ def read_copy(
         server = source.identity(connection)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-        contents = source.contents(connection, revision_table=revision_table)
+        contents = source.contents(connection, revision_table=manifest.revision_table)
         work = _plan(contents.tables, manifest, same_major=server.major == manifest.server.major)
         count = _Count(work.qsize(), progress)
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="compare") as pool:

@@ -93,7 +93,6 @@ def execute(
     staging: Path | None = None,
     identity: str | None = None,
     options: ProofOptions = _NO_SMOKE_QUERIES,
-    revision_table: str = "dbmaint.schema_revision",
     progress: Progress = lambda _step, _words: None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Recovery:
@@ -106,7 +105,6 @@ def execute(
         staging: folder with room for the archive; the system's temporary one by default.
         identity: age private key (`AGE-SECRET-KEY-1…`) of an encrypted backup.
         options: its smoke queries are asked of the restored database.
-        revision_table: where the applied schema revision stands.
         progress: told each step as it begins, and each tenth of it, in words.
         now: clock, UTC.
 
@@ -151,7 +149,6 @@ def execute(
                 inventory,
                 empty_database=lambda: empty_database(server.dsn, manifest, now=now),
                 options=options,
-                revision_table=revision_table,
                 jobs=jobs,
             )
             _require_the_same(checks, manifest)

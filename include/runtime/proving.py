@@ -177,7 +177,6 @@ def prove(backup: str) -> ProofResult:
         store,
         identifier,
         options=options.proof,
-        revision_table=options.revision_table,
         jobs=place.jobs,
         staging=Path(place.staging) if place.staging else None,
         identity=identity(settings),

@@ -103,7 +103,7 @@ def plan(params: Mapping[str, Any]) -> Planned:
         connection=connection,
         backup=_text(params, "backup"),
         new_name=_text(params, "new_name"),
-        swap=_text(params, "swap"),
+        swap=params.get("swap") or None,  # to the letter: a blank too many is another name
         now=now,
     )
     for point in made.points:
@@ -186,7 +186,6 @@ def restore(planned: Planned) -> Recovered:
         staging=Path(place.staging) if place.staging else None,
         identity=identity(settings),
         options=options.proof,
-        revision_table=options.revision_table,
         progress=lambda step, words: log.info("%s: %s", step, words),
     )
     log.info("%s is back as %s after %s", planned["database"], done.name, precisedelta(done.total_seconds))

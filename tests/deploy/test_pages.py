@@ -193,7 +193,6 @@ def test_the_roles_of_the_page_can_prove_and_restore_a_database_of_another_owner
                 store,
                 manifest.backup_id,
                 options=ProofOptions(),
-                revision_table=options.revision_table,
             )
             assert proof.verdict == "proved", proof.checks
             target = replace(pg17.superuser(), user="hotel_restore", password="for this test")

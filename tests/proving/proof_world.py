@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from include.proving.ground import Ground
     from include.stack.postgres import PostgresServer
 
-REVISION_TABLE = "dbmaint.schema_revision"
 _OPTIONS = ("smoke_queries", "smoke_timeout_seconds", "rto_minutes")
 
 # {reader} is another role. Written so that what the server deparses is not what it deparses after a restore:
@@ -120,7 +119,7 @@ def proof_of(ground: Ground, store: Store, manifest: Manifest | BackupId, **othe
     """Prove a backup; what ProofOptions knows goes into the options."""
     options = ProofOptions(**{name: others.pop(name) for name in _OPTIONS if name in others})
     backup = manifest.backup_id if isinstance(manifest, Manifest) else manifest
-    return prove(ground, store, backup, options=options, revision_table=REVISION_TABLE, **others)
+    return prove(ground, store, backup, options=options, **others)
 
 
 @contextmanager
@@ -138,7 +137,6 @@ def compared(ground: Ground, store: Store, copy: Copy) -> dict[str, Check]:
         inventory,
         empty_database=lambda: empty_database(ground.dsn, copy.manifest),
         options=ProofOptions(),
-        revision_table=REVISION_TABLE,
     )
     return {check.name: check for check in checks}
 

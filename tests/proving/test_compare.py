@@ -21,6 +21,7 @@ from include.proving.definitions import ArchivedSchema
 from include.proving.objects import compare_objects
 from include.proving.schema_dump import differing_lines, without_fence
 from include.proving.sequences import SequenceReading, compare_sequences
+from tests.backup.retention_world import days_ago, entry
 
 if TYPE_CHECKING:
     from include.backup.certificate import Check
@@ -161,19 +162,22 @@ def test_large_objects_are_compared_by_number_bytes_and_hash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "outcome"),
+    ("table", "expected", "found", "outcome"),
     [
-        ("1", "1", "held"),
-        (None, None, "held"),
-        ("1", "2", "differs"),
-        ("1", None, "not checked"),
-        (None, "1", "not checked"),
+        ("a.b", "1", "1", "held"),
+        ("a.b", None, None, "held"),
+        ("a.b", "1", "2", "differs"),
+        ("a.b", "1", None, "differs"),
+        ("a.b", None, "1", "differs"),
+        (None, "1", None, "not checked"),
     ],
 )
-def test_a_revision_that_one_side_does_not_have_is_not_comparable(
-    expected: str | None, found: str | None, outcome: str
+def test_a_revision_is_compared_where_the_manifest_says_it_stands(
+    table: str | None, expected: str | None, found: str | None, outcome: str
 ) -> None:
-    assert compare_revision(expected, found, revision_table="a.b").outcome == outcome
+    update = {"revision_table": table, "schema_revision": expected}
+    manifest = entry(days_ago(1)).manifest.model_copy(update=update)
+    assert compare_revision(manifest, found).outcome == outcome
 
 
 SQL = """--

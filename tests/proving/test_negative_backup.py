@@ -185,6 +185,7 @@ EDITS: dict[str, tuple[Any, str]] = {
     "a table left out": (lambda m: {"tables": m.tables[1:]}, "rows"),
     "another revision": (lambda m: {"schema_revision": "0008"}, "revision"),
     "no revision": (lambda m: {"schema_revision": None}, "revision"),
+    "another place of the revision": (lambda m: {"revision_table": "public.elsewhere"}, "revision"),
     "a role left out": (lambda m: {"roles": m.roles[:-1]}, "roles"),
     "the bytes": (lambda m: {"bytes": m.bytes + 1}, "archive"),
     "the sha256": (lambda m: {"sha256": "0" * 64}, "archive"),
@@ -323,7 +324,7 @@ waiting = SmokeQuery(name="waits", sql="SELECT pg_sleep(600) IS NULL /* until it
 options = ProofOptions(smoke_queries=(waiting,), smoke_timeout_seconds=600)
 ground = open_ground(Dsn(**told["dsn"]), Production({}, {}))
 prove(ground, LocalStore(Path(told["store"])), BackupId.parse(told["backup"]), options=options,
-      revision_table="dbmaint.schema_revision", staging=Path(told["staging"]))
+      staging=Path(told["staging"]))
 """
 
 

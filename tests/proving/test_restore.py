@@ -539,3 +539,18 @@ def test_warnings_of_a_successful_restore_are_logged(
 )
 def test_a_failure_is_put_down_to_the_archive_only_where_nothing_else_explains_it(said: str, fault: str) -> None:
     assert archive_run.judge(said.splitlines()) == fault
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('CONTEXT:  COPY guests, line 7, column email: "a@b.c"', "CONTEXT:  COPY guests, line 7, column email"),
+        ('CONTEXT:  COPY guests, line 7: "1,a@b.c"', "CONTEXT:  COPY guests, line 7"),
+        ("DETAIL:  Key (email)=(a@b.c) is duplicated.", "DETAIL:  Key (email)=(…)"),
+        ("DETAIL:  Failing row contains (1, a@b.c).", "DETAIL:  Failing row contains (…)"),
+        ('ERROR:  invalid input syntax for type integer: "a@b.c"', "ERROR:  invalid input syntax for type integer"),
+        ("ERROR:  could not create unique index", "ERROR:  could not create unique index"),
+    ],
+)
+def test_what_stands_in_a_row_is_not_told(said: str, shown: str) -> None:
+    assert archive_run.without_values(said) == shown
