@@ -25,7 +25,7 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-demo: $(STAMP) ## Start everything, take one backup through Airflow and show it
+demo: $(STAMP) ## Start everything, take one backup through Airflow, prove it and show it
 	@$(STACK) demo
 
 up: $(STAMP) ## Start the embedded servers and Airflow's web UI on 127.0.0.1

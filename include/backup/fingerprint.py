@@ -9,8 +9,8 @@ is changed, missing or doubled changes it. Two ways to hash a row:
 
 The columns stand in the order of their names, because pg_dump may write an inheritance child's in another order. Enums
 and the reg* types are hashed by an oid, which a restored copy has another of: they, and with them every type that is
-not PostgreSQL's own, are hashed as text. So is text whose collation takes different strings for equal: its hash is of ICU's sort key, which is
-another one in another version of ICU.
+not PostgreSQL's own, are hashed as text. So is text whose collation takes different strings for equal: its hash is of
+ICU's sort key, which is another one in another version of ICU.
 
 Source: PostgreSQL's `src/backend/utils/adt/rowtypes.c` (hash_record_extended, 14 and later), `hashfunc.c` (hashenum).
 """

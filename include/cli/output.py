@@ -31,7 +31,9 @@ VERDICT_STYLES = {"proved": "green", "failed": "bold red", "incomplete": "yellow
 
 def in_words(seconds: float) -> str:
     """A duration as a person says it: `4 minutes and 10 seconds`."""
-    return precisedelta(timedelta(seconds=seconds), format="%0.0f" if seconds >= 10 else "%0.1f")
+    if seconds < 10:
+        return f"{seconds:.1f} seconds"
+    return precisedelta(timedelta(seconds=seconds), format="%0.0f")
 
 
 def print_json(document: Any) -> None:

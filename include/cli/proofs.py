@@ -27,29 +27,27 @@ _OUTCOME_STYLES = {"held": "green", "differs": "bold red", "not checked": "yello
 
 
 def prove(
-    ids: Annotated[
-        list[str] | None, typer.Argument(help="Backups by id; the newest of each database by default.")
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="Backups by id, and databases for the newest of each; all databases by default."),
     ] = None,
     *,
-    databases: Annotated[
-        list[str] | None, typer.Option("--database", metavar="NAME", help="The newest backup of this one only.")
-    ] = None,
     store: StoreUrl = None,
     dsn: ServerUrl = None,
     identity: IdentityFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore backups on the proving ground, compare them with what was dumped, write each one's certificate."""
-    if ids and databases:
-        raise typer.BadParameter("name either backups or databases", param_hint="--database")
+    wanted = [parsed(text) for text in what or () if "/" in text]
+    databases = [text for text in what or () if "/" not in text]
     here = scope(databases, store)
     server = address(dsn) if dsn is not None else None
-    wanted = [parsed(text) for text in ids or []]
     proofs: list[Proof] = []
     failed = False
     with failure_shown(here) as failure:
         opened = here.open_store()
-        wanted = wanted or _newest(opened, here.names(opened))
+        if databases or not wanted:
+            wanted += _newest(opened, here.names(opened))
         ground = proving_ground(here, opened, server)
         keys = private_keys(identity, here, server)
         for each in wanted:

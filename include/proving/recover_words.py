@@ -150,9 +150,9 @@ def _time(entry: CatalogEntry, others: Iterable[CatalogEntry]) -> Iterator[str]:
         return
     which = "this backup" if own is not None else f"an earlier one ({proof.backup})"
     yield (
-        f"Measured recovery time of {which}: {proof.rto_seconds:,.0f} s (fetch {proof.fetch_seconds:,.0f} s, restore "
-        f"{proof.restore_seconds:,.0f} s) on PostgreSQL {proof.server_version}; comparing took another "
-        f"{proof.check_seconds:,.0f} s. Expect about {proof.rto_seconds + proof.check_seconds:,.0f} s here, on a "
+        f"Measured recovery time of {which}: {proof.rto_seconds:,.1f} s (fetch {proof.fetch_seconds:,.1f} s, restore "
+        f"{proof.restore_seconds:,.1f} s) on PostgreSQL {proof.server_version}; comparing took another "
+        f"{proof.check_seconds:,.1f} s. Expect about {proof.rto_seconds + proof.check_seconds:,.0f} s here, on a "
         "server of the same strength."
     )
 

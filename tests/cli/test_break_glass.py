@@ -92,10 +92,10 @@ def test_only_the_newest_backup_of_the_named_database_is_proved(
 ) -> None:
     for name in ("hotel", "spa"):
         kept(store, source, database=name)
-    arguments = ("prove", "--database", "spa", "--store", store.url, "--dsn", address(ground))
+    arguments = ("prove", "spa", "--store", store.url, "--dsn", address(ground))
     (proof,) = dark.as_json(*arguments, **password(ground))
     assert proof["backup"].startswith("spa/")
-    nothing = dark.run("prove", "--database", "gym", "--store", store.url, "--dsn", address(ground))
+    nothing = dark.run("prove", "gym", "--store", store.url, "--dsn", address(ground))
     assert nothing.returncode == 1
     assert "there is no backup of gym" in nothing.stderr
 
@@ -113,7 +113,7 @@ def test_nothing_is_proved_on_a_server_that_a_backup_in_the_store_came_from(
     kept(store, fresh_database(ground17), database="spa")
     production = pg17.superuser()
     before = databases_of(production)
-    arguments = ("prove", "--database", "spa", "--store", store.url, "--dsn", address(production))
+    arguments = ("prove", "spa", "--store", store.url, "--dsn", address(production))
     answer = dark.run(*arguments, **password(production))
     assert answer.returncode == 1
     assert "hotel" in answer.stderr
