@@ -238,6 +238,11 @@ class _Listener(threading.Thread):
                 self._take(line.rstrip("\n"))
 
     def _take(self, line: str) -> None:
+        if self.error is None:
+            try:
+                self._tell(line)
+            except BaseException as error:  # noqa: BLE001 - the thread that waits for pg_restore raises it
+                self.error = error
         message = _BEFORE.sub("", line, count=1)
         if self._forgiving and self._forgive(message):
             return
@@ -248,11 +253,6 @@ class _Listener(threading.Thread):
         elif not _NARRATIVE.match(message):
             self.said += [*self._entry, without_values(message)][: _KEPT_LINES - len(self.said)]
             self._entry = []
-        elif self.error is None:
-            try:
-                self._tell(message)
-            except BaseException as error:  # noqa: BLE001 - the thread that waits for pg_restore raises it
-                self.error = error
 
     def _forgive(self, message: str) -> bool:
         """Whether this is about the one error that may be; any other ends pg_restore, which would go on by itself."""
@@ -263,10 +263,11 @@ class _Listener(threading.Thread):
         return _NOT_KNOWN in message or _IGNORED in message or message == _NOT_KNOWN_COMMAND
 
     def _tell(self, line: str) -> None:
-        if _TABLE_DONE[self._parallel].search(line):
+        # Several in one line: messages of several processes may come before the end of the first one's line.
+        for _ in _TABLE_DONE[self._parallel].findall(line):
             self._tables = (self._tables[0] + 1, self._tables[1])
             self._progress("tables", *self._tables)
-        elif _INDEX_DONE[self._parallel].search(line):
+        for _ in _INDEX_DONE[self._parallel].findall(line):
             self._indexes = (self._indexes[0] + 1, self._indexes[1])
             self._progress("indexes", *self._indexes)
 

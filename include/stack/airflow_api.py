@@ -123,11 +123,19 @@ class AirflowApi:
         return started[0]
 
     def started_runs(self, dag_id: str, *, by: str, by_run: str) -> list[str]:
-        """Ids of the runs of a DAG that the asset events of another run have started so far, oldest first."""
-        path = f"/api/v2/assets/events?source_dag_id={by}&source_run_id={quote(by_run)}"
-        runs = [run for event in self._call("GET", path)["asset_events"] for run in event["created_dagruns"]]
-        runs.sort(key=lambda run: run["start_date"])
-        return list(dict.fromkeys(run["run_id"] for run in runs if run["dag_id"] == dag_id))
+        """Ids of the runs of a DAG that the asset events of another run have started and that have begun, oldest first.
+
+        Asked from the started run's side: Airflow 3.3 answers 500 to whoever asks for an event that has a run which
+        is still queued, because such a run has no start.
+        """
+        path = f"/api/v2/dags/{dag_id}/dagRuns"
+        newest = self._call("GET", f"{path}?run_type=asset_triggered&order_by=-run_after&limit=20")["dag_runs"]
+        begun = [run["dag_run_id"] for run in reversed(newest) if run["start_date"] is not None]
+        return [run for run in begun if (by, by_run) in self._starters(f"{path}/{quote(run)}/upstreamAssetEvents")]
+
+    def _starters(self, path: str) -> set[tuple[str, str]]:
+        events = self._call("GET", path)["asset_events"]
+        return {(event["source_dag_id"], event["source_run_id"]) for event in events}
 
     def result(self, dag_id: str, run_id: str, task: TaskInstance) -> Any:
         """What a task handed on."""

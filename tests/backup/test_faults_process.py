@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 # A process of its own that backs up; with `slow`, each megabyte takes a while to be stored.
 BACK_UP = """
-import json, sys, time
+import json, signal, sys, time
 from datetime import datetime
 from pathlib import Path
 from include.postgres.dsn import Dsn
 from tests.backup.dump_world import WatchedStore, dump, options
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background begins with it ignored
 said = json.load(sys.stdin)
 store = WatchedStore(Path(said["root"]), lambda step, sent: time.sleep(said["pause"]) if step == "write" else None)
 now = datetime.fromisoformat(said["now"])

@@ -43,10 +43,10 @@ HURRY = {
         ("dagrun_timeout=timedelta(hours=12)", "dagrun_timeout=timedelta(seconds=25 if tier is Tier.MONTHLY else 600)"),
     ],
     "backup_prove.py": [NO_RETRIES],
-    # An hour of twenty seconds; paused, so that only its own tests hear of it.
+    # An hour of fifteen seconds; paused, so that only its own tests hear of it.
     "backup_monitor.py": [
         ("default_args={**DEFAULT_ARGS,", 'default_args={**DEFAULT_ARGS, "retries": 0,'),
-        ('"0 * * * *"', '"* * * * * */20"'),
+        ('"0 * * * *"', '"* * * * * */15"'),
         ("catchup=False", "catchup=False, is_paused_upon_creation=True"),
     ],
 }

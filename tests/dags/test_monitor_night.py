@@ -1,4 +1,4 @@
-"""The monitor as a real scheduler runs it, an hour being twenty seconds, and the watch outside that misses it."""
+"""The monitor as a real scheduler runs it, an hour being fifteen seconds, and the watch outside that misses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(900)
 
 DAG = "backup_monitor"
-HOUR = timedelta(seconds=20)
+HOUR = timedelta(seconds=15)
+DATABASES = ("alpha", "beta")
 ENDED = {"success", "failed"}
 PATIENCE_SECONDS = 240.0
 
@@ -78,7 +79,7 @@ def hours(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
     with heartbeat_receiver() as watch:
         watch.silence = 2 * HOUR
         hours = Hours(night=night, watch=watch, store=LocalStore(folder))
-        databases = {name: {"connection": f"{name}_db", "proof": {"tiers": []}} for name in night.databases}
+        databases = {name: {"connection": f"{name}_db", "proof": {"tiers": []}} for name in DATABASES}
         with (
             night.connection("heartbeat", **watch.connection()),
             hours.settings(store={"url": folder.as_uri()}, databases=databases),
@@ -88,14 +89,16 @@ def hours(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
                 yield hours
             finally:
                 hours.pause(paused=True)
+    # The DAGs have been read with other settings meanwhile: the tests that follow need them as they were.
+    _wait_until(lambda: night.api._call("GET", "/api/v2/dags/backup_prove/details")["asset_expression"] is not None)
 
 
 def test_a_database_without_a_backup_is_told_once_and_over_once_there_is_one(hours: Hours) -> None:
-    number = len(hours.night.databases)
+    number = len(DATABASES)
     _wait_until(lambda: len(hours.told()) >= number)
     hours.wait_for_runs(2)
     assert len(hours.told()) == number
-    for database in hours.night.databases:
+    for database in DATABASES:
         (text,) = hours.night.slack.about(DAG, f"1 new - {database}\n")
         assert "New, critical: there is no verified backup; the newest may be 26 hours old." in text
         assert "What to do: look at the last runs of backup_daily" in text
@@ -106,7 +109,7 @@ def test_a_database_without_a_backup_is_told_once_and_over_once_there_is_one(hou
     _wait_until(lambda: len(hours.told()) >= 2 * number)
     _wait_until(lambda: len(hours.watch.beats) >= 2)
     assert len(hours.told()) == 2 * number
-    for database in hours.night.databases:
+    for database in DATABASES:
         (text,) = hours.night.slack.about(DAG, f"1 over - {database}\n")
         assert "there is no verified backup" in text
     assert set(hours.watch.paths) == {f"/{SECRET_PATH}"}
@@ -114,7 +117,6 @@ def test_a_database_without_a_backup_is_told_once_and_over_once_there_is_one(hou
 
 def test_a_store_that_is_gone_is_told_once_for_each_task_and_no_heartbeat_is_sent(hours: Hours) -> None:
     told = len(hours.told())
-    databases = hours.night.databases
     blocked = hours.night.airflow.home / "no-folder"
     blocked.write_bytes(b"")
     with hours.settings(store={"url": f"{blocked.as_uri()}/store"}):
@@ -125,28 +127,27 @@ def test_a_store_that_is_gone_is_told_once_for_each_task_and_no_heartbeat_is_sen
         assert len(hours.watch.beats) == beats
         texts = hours.told(told)
     for task in ("look", "reread"):
-        for database in databases:
+        for database in DATABASES:
             assert len([text for text in texts if f"{task} failed - {database}\n" in text]) == 1
-    assert len(texts) == 2 * len(databases)
+    assert len(texts) == 2 * len(DATABASES)
     _wait_until(lambda: len(hours.watch.beats) > beats)
     again = [text for text in hours.told(told) if "it sees again" in text]
     assert sorted(text.split("\n")[0] for text in again) == [
-        f"{DAG}: it sees again - {database}" for database in databases
+        f"{DAG}: it sees again - {database}" for database in DATABASES
     ]
 
 
-def test_by_hand_an_acceptance_needs_a_reason_and_a_backup_that_there_is(hours: Hours) -> None:
+def test_by_hand_an_acceptance_needs_a_reason_and_the_databases_are_looked_at_without(hours: Hours) -> None:
     backup = next(iter(hours.store.list("beta/daily/"))).key.partition(".")[0]
     run_id, state = hours.night.run(DAG, accept=backup, reason="the archive was emptied")
     assert state == "success"
     assert hours.night.tasks(DAG, run_id)["accept", ""].state == "success"
     assert b"the archive was emptied" in hours.store.get(f"{backup}.accepted.json")
-    for conf in ({"accept": backup}, {"accept": "beta/daily/nothing", "reason": "x"}):
-        told = len(hours.told())
-        run_id, _ = hours.night.run(DAG, **conf)
-        assert hours.night.tasks(DAG, run_id)["accept", ""].state == "failed"
-        assert hours.night.tasks(DAG, run_id)["look", "beta"].state == "success"
-        assert len(hours.told()) == told + 1
+    told = len(hours.told())
+    run_id, _ = hours.night.run(DAG, accept=backup)
+    assert hours.night.tasks(DAG, run_id)["accept", ""].state == "failed"
+    assert hours.night.tasks(DAG, run_id)["look", "beta"].state == "success"
+    assert len(hours.told()) == told + 1
 
 
 def test_when_the_monitor_is_paused_the_watch_outside_raises_its_alarm_within_two_hours(hours: Hours) -> None:

@@ -54,7 +54,7 @@ def test_a_plan_tells_what_is_restored_what_is_lost_and_how_long_it_took_last_ti
     assert f"Backup {backed_up.manifest.id}: daily, 4,500 rows in 2 tables" in told
     assert "proved on" in told
     assert "LOST is everything that was written after" in told
-    assert "Measured recovery time of this backup: 12 s (fetch 2 s, restore 10 s)" in told
+    assert "Measured recovery time of this backup: 12.0 s (fetch 2.0 s, restore 10.0 s)" in told
     assert "This is the very server that the backup was taken from." in told
     assert "Nothing else is changed" in told
     assert "roles and their passwords" in told
