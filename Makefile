@@ -44,7 +44,7 @@ env: $(STAMP) ## Print the environment that python -m include.cli needs
 	@$(STACK) env
 
 test: $(STAMP) ## Run all tests against real servers
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 3 # on two cores: the tests with an Airflow mostly wait
 
 lint: $(STAMP) ## Check style and formatting
 	@$(BIN)/ruff check .

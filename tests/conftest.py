@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import tempfile
 from pathlib import Path
@@ -38,6 +39,11 @@ AIRFLOW_FILES = (
     "tests/deploy/test_containers_by_hand.py",
     "tests/stack/test_embedded.py",
 )
+
+
+# A shell that looks at a running stack has these (`make env`); no test may depend on it.
+for variable in ("NIGHT_PORTER_CONFIG", "AIRFLOW_HOME"):
+    os.environ.pop(variable, None)
 
 
 class OneAirflowAtATime(LoadScopeScheduling):
