@@ -116,7 +116,7 @@ def test_a_mistyped_name_of_the_live_database_is_refused_before_anybody_is_asked
 
 
 def _answer(night: Night, run_id: str, choice: str) -> None:
-    """As the UI's button does, after a person's time to read: Airflow may lose an answer that comes at once (see the DAG)."""
+    """As the UI's button does, after a person's time to read: one that comes at once may be lost (see the DAG)."""
     path = f"/api/v2/dags/backup_restore/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
 
     asked: list[float] = []
