@@ -26,7 +26,7 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, task, task_group
 from include.backup.model import Tier
 from include.config.settings import load
 from include.runtime.alerts import run_timed_out
-from include.runtime.dags import DATABASE_NAME, DEFAULT_ARGS, VERIFIED_BACKUPS
+from include.runtime.dags import DATABASE_NAME, DEFAULT_ARGS, VERIFIED_BACKUPS, databases_field, optional_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,14 +44,8 @@ SCHEDULES = {
 def form(databases: Sequence[str]) -> dict[str, Param]:
     """What the UI asks for when a backup is started by hand; a scheduled run takes the defaults."""
     return {
-        "databases": Param(
-            list(databases),
-            type="array",
-            title="Databases",
-            description="Which of the configured databases to back up. All of them by default.",
-            items={"type": "string", "enum": list(databases)},
-            examples=list(databases),
-            minItems=1,
+        "databases": databases_field(
+            databases, "Which of the configured databases to back up. All of them by default."
         ),
         "keep_forever": Param(
             False,
@@ -59,13 +53,8 @@ def form(databases: Sequence[str]) -> dict[str, Param]:
             title="Keep for ever",
             description="Pruning never removes this backup, and it takes no place from the regular ones.",
         ),
-        # An empty string would count as missing, and the form could not be sent.
-        "reason": Param(
-            None,
-            type=["null", "string"],
-            title="Reason",
-            description="Why this backup is made; stands in its manifest. Needed where it is kept for ever.",
-            maxLength=500,
+        "reason": optional_text(
+            "Reason", "Why this backup is made; stands in its manifest. Needed where it is kept for ever."
         ),
     }
 

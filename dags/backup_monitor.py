@@ -23,33 +23,22 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, task
+from airflow.sdk import CronTriggerTimetable, dag, task
 
 from include.config.settings import load
 from include.runtime.alerts import hourly_task_failed, run_timed_out
-from include.runtime.dags import DATABASE_NAME, DEFAULT_ARGS
+from include.runtime.dags import DATABASE_NAME, DEFAULT_ARGS, optional_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import DAG
 
-# An empty string would count as missing, and the form could not be sent.
 FORM = {
-    "accept": Param(
-        None,
-        type=["null", "string"],
-        title="Accept",
-        description="Id of a backup that holds much less than the one before, and rightly so. Empty: only look.",
-        maxLength=200,
+    "accept": optional_text(
+        "Accept", "Id of a backup that holds much less than the one before, and rightly so. Empty: only look."
     ),
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        title="Reason",
-        description="Why it is right; stands beside the backup. Needed where one is accepted.",
-        maxLength=500,
-    ),
+    "reason": optional_text("Reason", "Why it is right; stands beside the backup. Needed where one is accepted."),
 }
 
 

@@ -25,14 +25,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import AssetAny, Param, dag, task, task_group
+from airflow.sdk import AssetAny, dag, task, task_group
 
 from include.config.settings import load
 from include.runtime.alerts import run_timed_out
-from include.runtime.dags import DEFAULT_ARGS, backups_of
+from include.runtime.dags import DEFAULT_ARGS, backups_of, databases_field, optional_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from airflow.sdk import Param
 
 # Names the rows of mapped tasks in the UI.
 BACKUP_NAME = "{{ task.op_kwargs['chosen']['backup'] }}"
@@ -41,21 +43,12 @@ BACKUP_NAME = "{{ task.op_kwargs['chosen']['backup'] }}"
 def form(databases: Sequence[str]) -> dict[str, Param]:
     """What the UI asks for when a proof is started by hand."""
     return {
-        "databases": Param(
-            list(databases),
-            type="array",
-            title="Databases",
-            description="The newest backup of each of these is proved. All of them by default.",
-            items={"type": "string", "enum": list(databases)},
-            examples=list(databases),
-            minItems=1,
+        "databases": databases_field(
+            databases, "The newest backup of each of these is proved. All of them by default."
         ),
-        # An empty string would count as missing, and the form could not be sent.
-        "backup": Param(
-            None,
-            type=["null", "string"],
-            title="Backup",
-            description="One backup by its id, in place of the newest ones: database/tier/name, as "
+        "backup": optional_text(
+            "Backup",
+            "One backup by its id, in place of the newest ones: database/tier/name, as "
             "`python -m include.cli backups` lists them.",
         ),
     }

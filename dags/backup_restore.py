@@ -25,7 +25,7 @@ from airflow.sdk import Param, dag, task
 
 from include.config.settings import load
 from include.runtime.alerts import run_timed_out
-from include.runtime.dags import DEFAULT_ARGS
+from include.runtime.dags import DEFAULT_ARGS, optional_text
 from include.runtime.recovery import APPROVAL_TIME, Approval
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ BODY = """{% for point in ti.xcom_pull(task_ids='plan')['points'] %}
 {%- endfor %}"""
 
 
-def _optional(title: str, description: str) -> Param:
-    # An empty string would count as missing, and the form could not be sent.
-    return Param(None, type=["null", "string"], title=title, description=description)
-
-
 def form(databases: Sequence[str]) -> dict[str, Param]:
     """What the UI asks for."""
     return {
@@ -53,12 +48,12 @@ def form(databases: Sequence[str]) -> dict[str, Param]:
             title="Database",
             description="Which of the configured databases to get back.",
         ),
-        "backup": _optional("Backup", "Its id; the newest proved one where this stays empty."),
-        "connection": _optional(
+        "backup": optional_text("Backup", "Its id; the newest proved one where this stays empty."),
+        "connection": optional_text(
             "Connection", "Airflow connection of the server to restore to; the database's own where this stays empty."
         ),
-        "new_name": _optional("New name", "Of the restored database; a name with the time where this stays empty."),
-        "swap": _optional(
+        "new_name": optional_text("New name", "Of the restored database; a name with the time where this stays empty."),
+        "swap": optional_text(
             "Swap",
             "To replace the live database: its name as PostgreSQL knows it, typed in full. It is kept under another "
             "name. Nothing is replaced where this stays empty.",

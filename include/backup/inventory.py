@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from include.backup import large_objects as lo
 from include.backup import schema_objects, schema_objects_code, schema_objects_rights
 from include.backup.model import StoredFile
+from include.backup.private_keys import private_keys
 from include.backup.record import Record
 from include.backup.stores.base import MissingObjectError
 from include.backup.verify import BackupDamagedError
-from include.errors import MaintenanceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -241,19 +241,9 @@ def _decrypt(data: bytes, manifest: Manifest, identity: str | None) -> bytes:
     import pyrage
 
     try:
-        # age-keygen writes comments beside the key, and one file may hold several.
-        lines = [line.strip() for line in (identity or "").splitlines()]
-        keys = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-        return bytes(pyrage.decrypt(data, keys))
-    except (pyrage.IdentityError, pyrage.DecryptError):
-        # The bytes are those that were written, so it is the key. What was given as one is never repeated.
-        raise MaintenanceError(
-            f"the inventory of {manifest.id} is encrypted, and "
-            + ("the private key given does not open it" if identity else "no private key was given"),
-            database=manifest.database,
-            untouched="nothing was changed",
-            remedy=f"give the age private key of one of its recipients: {', '.join(manifest.encryption_recipients)}",
-        ) from None
+        return bytes(pyrage.decrypt(data, private_keys(manifest, identity)))
+    except pyrage.DecryptError as error:
+        raise _damaged(manifest, f"it cannot be decrypted: {error}") from error
 
 
 def _damaged(manifest: Manifest, problem: str) -> BackupDamagedError:

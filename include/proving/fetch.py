@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from humanize import naturalsize
 
 from include.backup.model import whole_sha256
+from include.backup.private_keys import private_keys
 from include.backup.stores.base import MissingObjectError
 from include.backup.verify import BackupDamagedError
 from include.errors import MaintenanceError
@@ -62,7 +63,7 @@ def fetch(
         raise _damaged(manifest, "the manifest contradicts itself: bytes and sha256 are not those of its files")
     if manifest.archive_format == "custom" and len(files) != 1:
         raise _damaged(manifest, "the manifest contradicts itself: a custom archive is one file")
-    keys = _keys(manifest, identity) if manifest.encryption_recipients else []
+    keys = private_keys(manifest, identity) if manifest.encryption_recipients else []
     try:
         _require_room(folder, manifest)
         archive = folder / "archive"
@@ -209,35 +210,6 @@ def _decrypt(source: _Stored, target: IO[bytes], keys: list[Any]) -> str | None:
 def _private(path: Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     return os.fdopen(descriptor, "wb", buffering=1024 * 1024)
-
-
-def _keys(manifest: Manifest, identity: str | None) -> list[Any]:
-    """The private keys, of which at least one is a recipient's. No message repeats any part of a key."""
-    import pyrage
-
-    recipients = ", ".join(manifest.encryption_recipients)
-    if not identity:
-        raise _no_key(manifest, f"the backup {manifest.id} is encrypted for {recipients}, and no private key was given")
-    lines = [line.strip() for line in identity.splitlines()]
-    try:
-        keys = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-    except pyrage.IdentityError:
-        raise _no_key(manifest, "what was given as the private key is none: AGE-SECRET-KEY-1… is expected") from None
-    public = [str(key.to_public()) for key in keys]
-    if not set(public) & set(manifest.encryption_recipients):
-        given = ", ".join(public) or "nobody"
-        raise _no_key(manifest, f"the backup {manifest.id} is encrypted for {recipients}; the key given is of {given}")
-    return keys
-
-
-def _no_key(manifest: Manifest, what: str) -> MaintenanceError:
-    return MaintenanceError(
-        what,
-        database=manifest.database,
-        untouched=UNTOUCHED,
-        remedy="give the private key of one of these recipients: in Airflow the password of the connection that "
-        "`identity_connection` names, in the shell --identity FILE",
-    )
 
 
 def _require_room(folder: Path, manifest: Manifest) -> None:

@@ -160,3 +160,19 @@ def test_each_table_is_told_when_it_is_done(dsn: Dsn) -> None:
         tables = source.contents(session, revision_table="dbmaint.schema_revision").tables
         fingerprint(session, tables, hashes=True, progress=lambda table: told.append(table.name))
     assert told == ["a", "b"]
+
+
+def test_text_whose_collation_takes_other_text_for_equal_is_compared_to_the_letter(
+    pg15: PostgresServer, fresh_database: FreshDatabase
+) -> None:
+    dsn = fresh_database(pg15)  # the one of these servers that has ICU
+    run_sql(
+        dsn,
+        "CREATE COLLATION anycase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE TABLE t (name text COLLATE anycase)",
+        "INSERT INTO t VALUES ('guest')",
+    )
+    before = of_t(dsn)
+    assert before.method == "hash_record"
+    run_sql(dsn, "UPDATE t SET name = 'GUEST'")
+    assert of_t(dsn).row_hash != before.row_hash
